@@ -1,0 +1,36 @@
+# Every target makes its own virtual environment from the pinned constraints; nothing needs to be installed by hand.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install demo test lint format clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## the virtual environment, with nuratio in it
+
+demo: $(STAMP)   ## ROOT ntuples to a CLs limit on a built-in example; results in ./demo
+	$(BIN)/nuratio demo demo
+
+test: $(STAMP)   ## all tests, warnings as errors, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(STAMP)   ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -1,0 +1,71 @@
+"""Unbinned neural-likelihood-ratio channels beside HistFactory.
+
+The names a user meets are here; each is imported when first used, so that ``import nuratio`` and ``nuratio --help``
+load neither torch nor matplotlib.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nuratio import plots
+    from nuratio.data.parquet import read_parquet
+    from nuratio.data.root import read_root
+    from nuratio.data.sample import EventSample
+    from nuratio.infer.fit import fit
+    from nuratio.infer.hypotest import hypotest, significance
+    from nuratio.infer.limits import upper_limit
+    from nuratio.infer.scan import scan
+    from nuratio.model.model import Model
+    from nuratio.ratios.estimator import RatioEstimator
+    from nuratio.ratios.table import RatioTable
+    from nuratio.training.mixture import train
+    from nuratio.workspace.workspace import Workspace
+
+_HOME = {
+    "EventSample": "nuratio.data.sample",
+    "Model": "nuratio.model.model",
+    "RatioEstimator": "nuratio.ratios.estimator",
+    "RatioTable": "nuratio.ratios.table",
+    "Workspace": "nuratio.workspace.workspace",
+    "fit": "nuratio.infer.fit",
+    "hypotest": "nuratio.infer.hypotest",
+    "read_parquet": "nuratio.data.parquet",
+    "read_root": "nuratio.data.root",
+    "scan": "nuratio.infer.scan",
+    "significance": "nuratio.infer.hypotest",
+    "train": "nuratio.training.mixture",
+    "upper_limit": "nuratio.infer.limits",
+}
+
+__all__ = [
+    "EventSample",
+    "Model",
+    "RatioEstimator",
+    "RatioTable",
+    "Workspace",
+    "__version__",
+    "fit",
+    "hypotest",
+    "plots",
+    "read_parquet",
+    "read_root",
+    "scan",
+    "significance",
+    "train",
+    "upper_limit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("nuratio.plots")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'nuratio' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,102 @@
+"""Every error and warning nuratio raises on purpose.
+
+Each message names the object, the offending value, the limit it broke and the remedy. Catch `NuratioError` to catch
+them all; the command line turns it into one line and a non-zero exit.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ConvergenceWarning",
+    "FitFailed",
+    "InvalidConfig",
+    "InvalidData",
+    "InvalidModel",
+    "InvalidWorkspace",
+    "LeakageWarning",
+    "MissingExtra",
+    "NonPositiveDensity",
+    "NormalisationWarning",
+    "NuratioError",
+    "NuratioWarning",
+    "PoolDensityWarning",
+    "StatisticsWarning",
+    "UnknownName",
+    "did_you_mean",
+]
+
+
+class NuratioError(Exception):
+    """Base class of all errors nuratio raises on purpose."""
+
+
+class InvalidData(NuratioError, ValueError):
+    """Input events that cannot be used: a missing file, tree or branch, NaN, no events, zero total weight."""
+
+
+class InvalidConfig(NuratioError, ValueError):
+    """A configuration file that does not describe an analysis."""
+
+
+class InvalidWorkspace(NuratioError, ValueError):
+    """A workspace whose parts do not fit together; the message lists every problem found."""
+
+
+class InvalidModel(NuratioError, ValueError):
+    """A model that cannot be built or asked for in this way."""
+
+
+class UnknownName(NuratioError, KeyError):
+    """A name that does not exist; the message lists the close ones."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NonPositiveDensity(NuratioError, ArithmeticError):
+    """The total density (or a bin's expectation) is not positive where an event was observed."""
+
+
+class FitFailed(NuratioError, RuntimeError):
+    """A fit that did not converge where a valid one is needed; the message holds the minimiser's summary."""
+
+
+class MissingExtra(NuratioError, ImportError):
+    """An optional package is not installed; the message says which extra installs it."""
+
+
+class NuratioWarning(UserWarning):
+    """Base class of all warnings nuratio issues."""
+
+
+class StatisticsWarning(NuratioWarning):
+    """Too few effective simulated events for a trustworthy ratio."""
+
+
+class LeakageWarning(NuratioWarning):
+    """The same generated event may sit in training and test at once."""
+
+
+class ConvergenceWarning(NuratioWarning):
+    """A training that stopped before its held-out loss settled, or a fit reported as not valid."""
+
+
+class NormalisationWarning(NuratioWarning):
+    """A normalisation that is off by more than its statistical error allows."""
+
+
+class PoolDensityWarning(NuratioWarning):
+    """The total density is not positive at some simulated pool events."""
+
+
+def did_you_mean(name: str, known: Iterable[str], kind: str = "known names") -> str:
+    """The end of an error message for an unknown ``name``: the close matches, or all ``known`` names if none is close."""
+    names = list(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if not names:
+        return f"there are no {kind}"
+    shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+    return f"{kind}: {shown}"

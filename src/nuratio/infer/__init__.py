@@ -1,0 +1,1 @@
+"""Inference: fits, scans, hypothesis tests and limits of a model on data."""

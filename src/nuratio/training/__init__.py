@@ -1,0 +1,1 @@
+"""Training: networks that learn density ratios and their variations from signed events."""
