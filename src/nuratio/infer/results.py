@@ -1,0 +1,404 @@
+"""What inference returns: one frozen type per question, with names, values, validity and JSON both ways.
+
+Plots and the command line take these and nothing else. Every type has ``to_json()`` and ``from_json(text)``;
+`load_result` reads any of them by its ``kind``.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuratio.errors import InvalidData, UnknownName, did_you_mean
+
+__all__ = [
+    "Estimate",
+    "FitResult",
+    "HypotestResult",
+    "LimitResult",
+    "Projection",
+    "ScanResult",
+    "SignificanceResult",
+    "load_result",
+]
+
+Floats = NDArray[np.float64]
+
+
+class _Result:
+    """JSON both ways for the frozen dataclasses below; arrays become lists, NaN becomes null."""
+
+    kind: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, with ``kind`` first."""
+        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+    def to_json(self, indent: int | None = 1) -> str:
+        """The result as JSON text (no NaN: undefined numbers are null)."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if values.get("kind") != cls.kind or set(values) - {"kind"} != known:
+            missing = sorted(known - set(values))
+            surplus = sorted(set(values) - known - {"kind"})
+            raise InvalidData(
+                f"not a {cls.kind} result: kind {values.get('kind')!r}, missing {missing}, extra {surplus}"
+            )
+        return cls(**cls._parse({k: v for k, v in values.items() if k != "kind"}))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case _Result():
+            return value.to_dict()
+        case np.ndarray() | tuple() | list():
+            return [_plain(v) for v in value]
+        case dict():
+            return {k: _plain(v) for k, v in value.items()}
+        case bool() | np.bool_():
+            return bool(value)
+        case float() | np.floating():
+            return float(value) if np.isfinite(value) else None
+        case np.integer():
+            return int(value)
+        case _:
+            return value
+
+
+def _array(values: Any) -> Floats:
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One fitted parameter: value, symmetric uncertainty and, where MINOS was asked for, its interval.
+
+    ``lower`` and ``upper`` are the ends of the interval (not offsets); NaN without MINOS.
+    """
+
+    name: str
+    value: float
+    uncertainty: float
+    lower: float = float("nan")
+    upper: float = float("nan")
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult(_Result):
+    """A maximum-likelihood fit.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Parameter names in the model's order (P of them).
+    bestfit, uncertainty : ndarray, shape (P,)
+        Best-fit values and symmetric uncertainties (square roots of the covariance's diagonal; 0 for fixed
+        parameters, NaN where HESSE was not asked for).
+    covariance : ndarray, shape (P, P)
+        Inverse Hessian of -ln L; rows of fixed parameters are 0, all NaN without HESSE.
+    twice_nll : float
+        -2 ln L at the best fit.
+    valid : bool
+        Converged, covariance (if asked for) positive definite, no event with a non-positive density.
+    message : str
+        Why the fit is not valid; what was done if a fallback was needed; empty otherwise.
+    edm : float
+        Estimated vertical distance to the minimum, in units of -2 ln L.
+    fixed, at_bound : tuple of bool
+        Parameters held constant; parameters that ended on a bound.
+    minos : dict
+        Name -> (lower, upper): the ends of the interval where -2 ln L rises by 1, the others profiled.
+    nonpositive_events : int
+        Observed events where the total density is not positive at the best fit.
+    constraint_center, constraint_width : ndarray, shape (P,)
+        Where the auxiliary measurement puts each constrained parameter and its width; NaN for free ones.
+    """
+
+    kind: ClassVar[str] = "fit"
+
+    names: tuple[str, ...]
+    bestfit: Floats
+    uncertainty: Floats
+    covariance: Floats
+    twice_nll: float
+    valid: bool
+    message: str
+    edm: float
+    fixed: tuple[bool, ...]
+    at_bound: tuple[bool, ...]
+    minos: dict[str, tuple[float, float]]
+    nonpositive_events: int
+    constraint_center: Floats
+    constraint_width: Floats
+
+    def __getitem__(self, name: str) -> Estimate:
+        k = self.index(name)
+        lower, upper = self.minos.get(name, (float("nan"), float("nan")))
+        return Estimate(name, float(self.bestfit[k]), float(self.uncertainty[k]), lower, upper)
+
+    def __iter__(self) -> Iterator[Estimate]:
+        return (self[name] for name in self.names)
+
+    def index(self, name: str) -> int:
+        """Position of the parameter ``name``."""
+        if name not in self.names:
+            raise UnknownName(f"no parameter {name!r} in this fit; {did_you_mean(name, self.names, 'parameters')}")
+        return self.names.index(name)
+
+    @property
+    def correlation(self) -> Floats:
+        """Correlation matrix, shape (P, P); 0 for fixed parameters."""
+        sigma = np.where(self.uncertainty > 0, self.uncertainty, np.inf)
+        return np.asarray(self.covariance / np.outer(sigma, sigma))
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key in ("bestfit", "uncertainty", "constraint_center", "constraint_width"):
+            values[key] = _array(values[key])
+        n = len(values["names"])
+        values["covariance"] = np.array([_array(row) for row in values["covariance"]]).reshape(n, n)
+        for key in ("names", "fixed", "at_bound"):
+            values[key] = tuple(values[key])
+        values["minos"] = {k: (_number(v[0]), _number(v[1])) for k, v in values["minos"].items()}
+        values["twice_nll"], values["edm"] = _number(values["twice_nll"]), _number(values["edm"])
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResult(_Result):
+    """A profile-likelihood scan of one parameter.
+
+    Attributes
+    ----------
+    parameter : str
+        The scanned parameter.
+    values, delta_twice_nll : ndarray, shape (m,)
+        Scan points and 2 Delta NLL with respect to the best fit, all other parameters profiled.
+    valid : tuple of bool
+        Whether the conditional fit at each point is valid.
+    profiled : ndarray, shape (m, P)
+        Conditional best-fit values of all parameters at each point.
+    bestfit : FitResult
+        The unconditional fit.
+    """
+
+    kind: ClassVar[str] = "scan"
+
+    parameter: str
+    values: Floats
+    delta_twice_nll: Floats
+    valid: tuple[bool, ...]
+    profiled: Floats
+    bestfit: FitResult
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values["values"], values["delta_twice_nll"] = _array(values["values"]), _array(values["delta_twice_nll"])
+        values["profiled"] = np.array([_array(row) for row in values["profiled"]])
+        values["valid"] = tuple(values["valid"])
+        values["bestfit"] = FitResult.from_dict(values["bestfit"])
+        return values
+
+
+@dataclass(frozen=True)
+class HypotestResult(_Result):
+    """A test of one POI value (asymptotic formulas of arXiv:1007.1727).
+
+    Attributes
+    ----------
+    poi, poi_value : str, float
+        The parameter of interest and the tested value.
+    test_stat : str
+        ``qtilde``, ``q`` or ``q0``.
+    statistic, asimov_statistic : float
+        The test statistic on the data and on the Asimov data of the alternative hypothesis.
+    CLs, CLsb, CLb : float
+        Observed. For ``q0``, CLsb is the p-value p0 of the background-only hypothesis.
+    CLs_expected : tuple of 5 float
+        Expected CLs (``q0``: expected p0) with the alternative true, at -2, -1, 0, 1, 2 sigma of the statistic, as pyhf orders them.
+    valid : bool
+        All fits behind it are valid.
+    message : str
+        What is wrong if not valid.
+    """
+
+    kind: ClassVar[str] = "hypotest"
+
+    poi: str
+    poi_value: float
+    test_stat: str
+    statistic: float
+    asimov_statistic: float
+    CLs: float
+    CLsb: float
+    CLb: float
+    CLs_expected: tuple[float, ...]
+    valid: bool
+    message: str
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values["CLs_expected"] = tuple(_number(v) for v in values["CLs_expected"])
+        for key in ("poi_value", "statistic", "asimov_statistic", "CLs", "CLsb", "CLb"):
+            values[key] = _number(values[key])
+        return values
+
+
+@dataclass(frozen=True)
+class SignificanceResult(_Result):
+    """Discovery significance (q0, arXiv:1007.1727 Eq. 12).
+
+    Attributes
+    ----------
+    poi : str
+        The parameter of interest; its background-only value is 0.
+    p0, significance : float
+        Observed p-value of the background-only hypothesis and its Gaussian significance.
+    expected_p0, expected_significance : float
+        On Asimov data at ``expected_at``.
+    expected_at : float
+        The POI value the expectation assumes.
+    valid : bool
+        All fits behind it are valid.
+    message : str
+        What is wrong if not valid.
+    """
+
+    kind: ClassVar[str] = "significance"
+
+    poi: str
+    p0: float
+    significance: float
+    expected_p0: float
+    expected_significance: float
+    expected_at: float
+    valid: bool
+    message: str
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        floats = ("p0", "significance", "expected_p0", "expected_significance", "expected_at")
+        return values | {k: _number(values[k]) for k in floats}
+
+
+@dataclass(frozen=True)
+class LimitResult(_Result):
+    """CLs upper limit on the POI.
+
+    Attributes
+    ----------
+    poi, test_stat : str
+        The parameter of interest and the test statistic.
+    level : float
+        1 - confidence level (0.05 for 95% CL).
+    observed : float
+        Observed upper limit.
+    expected : tuple of 5 float
+        Expected limits at -2, -1, 0, 1, 2 sigma, background only.
+    scan : tuple of HypotestResult
+        All tested values in increasing order, enough of them to draw the band.
+    valid : bool
+        All fits behind it are valid.
+    message : str
+        What is wrong if not valid.
+    """
+
+    kind: ClassVar[str] = "limit"
+
+    poi: str
+    test_stat: str
+    level: float
+    observed: float
+    expected: tuple[float, ...]
+    scan: tuple[HypotestResult, ...] = field(repr=False)
+    valid: bool
+    message: str
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values["observed"] = _number(values["observed"])
+        values["expected"] = tuple(_number(v) for v in values["expected"])
+        values["scan"] = tuple(HypotestResult.from_dict(v) for v in values["scan"])
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Projection(_Result):
+    """A channel's data and fitted samples histogrammed in one feature (or a binned channel as it is).
+
+    Attributes
+    ----------
+    channel, feature : str
+        What is drawn.
+    edges : ndarray, shape (b + 1,)
+        Bin edges.
+    data : ndarray, shape (b,)
+        Observed counts.
+    samples : dict
+        Sample name -> expected counts at the fit, shape (b,); parts split by sign are added up; may be negative.
+    total, uncertainty : ndarray, shape (b,)
+        Sum of the samples, and its post-fit uncertainty from the covariance of the fit (NaN without HESSE).
+    """
+
+    kind: ClassVar[str] = "projection"
+
+    channel: str
+    feature: str
+    edges: Floats
+    data: Floats
+    samples: dict[str, Floats]
+    total: Floats
+    uncertainty: Floats
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values["samples"] = {k: _array(v) for k, v in values["samples"].items()}
+        return values | {k: _array(values[k]) for k in ("edges", "data", "total", "uncertainty")}
+
+
+_KINDS: dict[str, type[_Result]] = {
+    t.kind: t for t in (FitResult, ScanResult, HypotestResult, SignificanceResult, LimitResult, Projection)
+}
+
+
+def load_result(source: str | Path) -> Any:
+    """Read any result from JSON text or from a JSON file.
+
+    Raises
+    ------
+    InvalidData
+        Not JSON, or of a kind nuratio does not know.
+    """
+    text = source.read_text() if isinstance(source, Path) else source
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidData(f"not a result: {error}") from error
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in _KINDS:
+        raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), _KINDS, 'kinds')}")
+    return _KINDS[kind].from_dict(values)
