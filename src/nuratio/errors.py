@@ -91,7 +91,7 @@ class PoolDensityWarning(NuratioWarning):
 
 
 def did_you_mean(name: str, known: Iterable[str], kind: str = "known names") -> str:
-    """The end of an error message for an unknown ``name``: the close matches, or all ``known`` names if none is close."""
+    """End an error message about an unknown ``name``: its close matches, or all ``known`` names if none is close."""
     names = list(known)
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     if close:

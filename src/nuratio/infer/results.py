@@ -239,7 +239,8 @@ class HypotestResult(_Result):
     CLs, CLsb, CLb : float
         Observed. For ``q0``, CLsb is the p-value p0 of the background-only hypothesis.
     CLs_expected : tuple of 5 float
-        Expected CLs (``q0``: expected p0) with the alternative true, at -2, -1, 0, 1, 2 sigma of the statistic, as pyhf orders them.
+        Expected CLs (``q0``: expected p0) with the alternative true, at -2, -1, 0, 1, 2 sigma of the statistic, in
+        pyhf's order.
     valid : bool
         All fits behind it are valid.
     message : str

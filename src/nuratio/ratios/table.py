@@ -64,4 +64,5 @@ class RatioTable:
     def __getitem__(self, name: str) -> NDArray[np.floating]:
         if name not in self.names:
             raise UnknownName(f"no column {name!r}; {did_you_mean(name, self.names, 'columns')}")
-        return self.values[self.names.index(name)]
+        column: NDArray[np.floating] = self.values[self.names.index(name)]
+        return column
