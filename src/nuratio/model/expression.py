@@ -1,0 +1,207 @@
+"""Parameters given as smooth functions of other parameters, with exact first and second derivatives.
+
+An expression such as ``"mu - sqrt(mu)"`` or ``"kappa**2"`` is parsed over a short list of allowed operations (nothing
+is executed), and evaluated with second-order forward differentiation: each sub-expression carries its value, gradient
+and Hessian with respect to all parameters.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuratio.errors import InvalidModel, did_you_mean
+
+__all__ = ["FUNCTIONS", "Dual", "Expression"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dual:
+    """A number with its gradient (n,) and Hessian (n, n) with respect to n parameters."""
+
+    value: float
+    gradient: Floats
+    hessian: Floats
+
+    @classmethod
+    def constant(cls, value: float, n: int) -> "Dual":
+        """A number that depends on nothing."""
+        return cls(value, np.zeros(n), np.zeros((n, n)))
+
+    @classmethod
+    def parameter(cls, value: float, index: int, n: int) -> "Dual":
+        """Parameter number ``index`` of n."""
+        return cls(value, np.eye(n)[index], np.zeros((n, n)))
+
+    def chain(self, f: float, f1: float, f2: float) -> "Dual":
+        """f(self), given f and its first and second derivative at the value."""
+        outer = np.outer(self.gradient, self.gradient)
+        # 0 * inf: a parameter the expression does not depend on keeps derivative 0 where f' is infinite
+        with np.errstate(invalid="ignore"):
+            gradient = np.where(self.gradient == 0, 0.0, f1 * self.gradient)
+            curvature = np.where(outer == 0, 0.0, f2 * outer)
+            hessian = curvature + np.where(self.hessian == 0, 0.0, f1 * self.hessian)
+        return Dual(f, gradient, hessian)
+
+    def __add__(self, other: "Dual") -> "Dual":
+        return Dual(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
+
+    def __neg__(self) -> "Dual":
+        return Dual(-self.value, -self.gradient, -self.hessian)
+
+    def __sub__(self, other: "Dual") -> "Dual":
+        return self + (-other)
+
+    def __mul__(self, other: "Dual") -> "Dual":
+        cross = np.outer(self.gradient, other.gradient)
+        return Dual(
+            self.value * other.value,
+            self.value * other.gradient + other.value * self.gradient,
+            self.value * other.hessian + other.value * self.hessian + cross + cross.T,
+        )
+
+    def __truediv__(self, other: "Dual") -> "Dual":
+        x = other.value
+        return self * other.chain(1 / x, -1 / x**2, 2 / x**3)
+
+    def __pow__(self, other: "Dual") -> "Dual":
+        if not np.any(other.gradient):
+            x, p = self.value, other.value
+            if p == 0:
+                return Dual.constant(1.0, len(self.gradient))
+            if p == 1:
+                return self
+            second = 2.0 if p == 2 else p * (p - 1) * x ** (p - 2)
+            return self.chain(x**p, p * x ** (p - 1), second)
+        return FUNCTIONS["exp"](other * FUNCTIONS["log"](self))
+
+
+def _sqrt(u: Dual) -> Dual:
+    if u.value == 0:
+        return u.chain(0.0, math.inf, -math.inf)
+    root = math.sqrt(u.value)
+    return u.chain(root, 0.5 / root, -0.25 / root**3)
+
+
+FUNCTIONS: dict[str, Callable[[Dual], Dual]] = {
+    "sqrt": _sqrt,
+    "exp": lambda u: u.chain(math.exp(u.value), math.exp(u.value), math.exp(u.value)),
+    "log": lambda u: u.chain(math.log(u.value), 1 / u.value, -1 / u.value**2),
+    "sin": lambda u: u.chain(math.sin(u.value), math.cos(u.value), -math.sin(u.value)),
+    "cos": lambda u: u.chain(math.cos(u.value), -math.sin(u.value), -math.cos(u.value)),
+}
+
+_OPERATORS: dict[type[ast.operator], Callable[[Dual, Dual], Dual]] = {
+    ast.Add: Dual.__add__,
+    ast.Sub: Dual.__sub__,
+    ast.Mult: Dual.__mul__,
+    ast.Div: Dual.__truediv__,
+    ast.Pow: Dual.__pow__,
+}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression.
+
+    Attributes
+    ----------
+    text : str
+        As written.
+    names : tuple of str
+        The parameters that occur in it, sorted.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    _tree: ast.expr
+
+    @classmethod
+    def parse(cls, text: str) -> "Expression":
+        """Parse numbers, parameter names, ``+ - * / **``, parentheses and the functions of `FUNCTIONS`.
+
+        Raises
+        ------
+        InvalidModel
+            Anything else, with the text and the part that is not understood.
+        """
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            raise InvalidModel(f"expression {text!r} does not parse: {error}") from error
+        names: set[str] = set()
+        try:
+            _check(tree, text, names)
+        except RecursionError as error:
+            raise InvalidModel(f"expression of {len(text)} characters is nested too deeply") from error
+        return cls(text, tuple(sorted(names)), tree)
+
+    def __call__(self, values: Mapping[str, Dual]) -> Dual:
+        """Value, gradient and Hessian at the given parameters.
+
+        Raises
+        ------
+        InvalidModel
+            Where the expression is undefined (the square root of a negative number, a division by zero).
+        """
+        n = len(next(iter(values.values())).gradient) if values else 0
+        try:
+            return _evaluate(self._tree, values, n)
+        except (ValueError, ZeroDivisionError, OverflowError) as error:
+            at = ", ".join(f"{name} = {values[name].value:.6g}" for name in self.names)
+            raise InvalidModel(
+                f"expression {self.text!r} is undefined at {at}: {error}; restrict the bounds"
+            ) from error
+
+
+def _check(node: ast.expr, text: str, names: set[str]) -> None:
+    match node:
+        case ast.Constant(value=bool()):
+            allowed = False
+        case ast.Constant(value=int() | float()):
+            allowed = True
+        case ast.Name(id=name):
+            names.add(name)
+            allowed = True
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            _check(operand, text, names)
+            allowed = True
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            _check(left, text, names)
+            _check(right, text, names)
+            allowed = True
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):
+            if name not in FUNCTIONS:
+                raise InvalidModel(
+                    f"expression {text!r}: no function {name!r}; {did_you_mean(name, FUNCTIONS, 'functions')}"
+                )
+            _check(argument, text, names)
+            allowed = True
+        case _:
+            allowed = False
+    if not allowed:
+        raise InvalidModel(
+            f"expression {text!r}: {ast.unparse(node)!r} is not allowed; use numbers, parameter names, + - * / ** and "
+            f"{', '.join(FUNCTIONS)}"
+        )
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, Dual], n: int) -> Dual:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return Dual.constant(float(value), n)
+        case ast.Name(id=name):
+            return values[name]
+        case ast.UnaryOp(op=op, operand=operand):
+            u = _evaluate(operand, values, n)
+            return -u if isinstance(op, ast.USub) else u
+        case ast.BinOp(left=left, op=op, right=right):
+            return _OPERATORS[type(op)](_evaluate(left, values, n), _evaluate(right, values, n))
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            return FUNCTIONS[name](_evaluate(argument, values, n))
+    raise InvalidModel(f"cannot evaluate {ast.unparse(node)!r}")

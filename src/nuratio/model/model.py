@@ -1,0 +1,266 @@
+"""The statistical model: unbinned channels composed on a companion `pyhf.Model`.
+
+Use `Model` as a pyhf model (``config``, ``logpdf``, ``expected_data``, ``make_pdf(pars).sample``): all of `pyhf.infer`
+runs on it unchanged. Beyond pyhf it gives ``twice_nll``, ``gradient`` and ``hessian``, all exact.
+
+The data vector is flat, as in pyhf: [counts of binned channels and event weights of unbinned ones, in channel order |
+auxiliary data]. An unbinned channel's events are the observed ones, then the pool: observed data have weight 1 and 0,
+Asimov data 0 and calibrated importance weights, toys 0 and Poisson counts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyhf
+from numpy.typing import ArrayLike, NDArray
+
+from nuratio.errors import InvalidModel
+from nuratio.model.asimov import pool_weights
+from nuratio.model.constraints import Constraints
+from nuratio.model.histfactory import HistFactory
+from nuratio.model.likelihood import Likelihood
+from nuratio.model.parameters import Config, Parameters
+from nuratio.model.unbinned import UnbinnedChannel
+
+if TYPE_CHECKING:
+    from nuratio.workspace.workspace import Workspace
+
+__all__ = ["Model"]
+
+Floats = NDArray[np.float64]
+
+
+class Model:
+    """A likelihood of binned and unbinned channels.
+
+    Parameters
+    ----------
+    companion : pyhf.Model
+        Rates, parameters and constraints: every channel, the unbinned ones with one bin.
+    unbinned : sequence of UnbinnedChannel
+        Each named like a companion channel with one bin and the same samples.
+    parameters : sequence of dict
+        ``unbinned.parameters`` of a workspace: normfactors given by an expression, and free parameters they need.
+    poi : str or None
+        Parameter of interest; None for background only.
+
+    Raises
+    ------
+    InvalidModel
+        A channel that does not fit its companion.
+    NonPositiveDensity
+        The total density at the suggested parameters is not positive at an observed event.
+    """
+
+    def __init__(
+        self,
+        companion: Any,
+        unbinned: Sequence[UnbinnedChannel] = (),
+        parameters: Sequence[Mapping[str, Any]] = (),
+        *,
+        poi: str | None = None,
+    ) -> None:
+        self.pyhf_model = companion
+        self.unbinned = {c.name: c for c in unbinned}
+        self.parameters = Parameters.build(companion.config, parameters)
+        self.rates = HistFactory.compile(companion)
+        self.constraints = Constraints.compile(companion.config)
+        for name, channel in self.unbinned.items():
+            if name not in self.rates.channels:
+                raise InvalidModel(f"unbinned channel {name!r} has no companion channel of that name")
+            _, samples, bins = self.rates.channels[name]
+            if bins != 1:
+                raise InvalidModel(f"the companion of unbinned channel {name!r} has {bins} bins, not one")
+            if samples != tuple(s.name for s in channel.samples):
+                raise InvalidModel(
+                    f"unbinned channel {name!r} has samples {[s.name for s in channel.samples]}, its companion "
+                    f"{list(samples)}"
+                )
+        events = {name: len(channel) for name, channel in self.unbinned.items()}
+        self.config = Config(companion.config, self.parameters, parameters, events, poi)
+        self._last: tuple[Floats, Likelihood] | None = None
+        self._check_nominal()
+
+    def _check_nominal(self) -> None:
+        for name, channel in self.unbinned.items():
+            weights = np.zeros(len(channel))
+            weights[: len(channel.observed)] = 1.0
+            Likelihood(self, {}, {name: channel.terms(weights)}, np.array(self.config.auxdata)).require_positive(
+                np.array(self.config.suggested_init())
+            )
+
+    @classmethod
+    def from_workspace(cls, workspace: "Workspace", measurement: str | None = None, **options: Any) -> "Model":
+        """The model of a workspace's measurement (the first one by default); the same as ``workspace.model()``."""
+        model: Model = workspace.model(measurement, **options)
+        return model
+
+    @classmethod
+    def from_pyhf(cls, companion: Any) -> "Model":
+        """A binned pyhf model with nuratio's exact derivatives, for nuratio's inference functions."""
+        return cls(companion, poi=companion.config.poi_name)
+
+    @property
+    def spec(self) -> Any:
+        """The companion's specification (pyhf JSON)."""
+        return self.pyhf_model.spec
+
+    def __repr__(self) -> str:
+        channels = [f"{c} (unbinned)" if c in self.unbinned else c for c in self.config.channels]
+        return f"Model({', '.join(channels)}; {self.config.npars} parameters, POI {self.config.poi_name})"
+
+    @property
+    def _plain(self) -> bool:
+        """Nothing but pyhf's own: every protocol call is pyhf's, bit for bit."""
+        return not self.unbinned and not self.parameters.expressions
+
+    # --- the likelihood
+
+    def likelihood(self, data: ArrayLike) -> Likelihood:
+        """-2 ln L on this data vector, ready for many calls.
+
+        Raises
+        ------
+        InvalidModel
+            A data vector of the wrong length, with NaN, or with negative entries.
+        """
+        d = np.asarray(data, dtype=np.float64)
+        if d.shape != (self.config.nmaindata + self.config.nauxdata,):
+            raise InvalidModel(
+                f"the data vector must have {self.config.nmaindata} main and {self.config.nauxdata} auxiliary entries, "
+                f"got shape {d.shape}"
+            )
+        if self._last is not None and np.array_equal(self._last[0], d):
+            return self._last[1]
+        main, aux = d[: self.config.nmaindata], d[self.config.nmaindata :]
+        wrong = np.flatnonzero(~(main >= 0))
+        if wrong.size or not np.all(np.isfinite(aux)):
+            raise InvalidModel(f"data must be finite and not negative; first wrong entry: {[*wrong, 'auxiliary'][0]}")
+        counts = {c: main[s] for c, s in self.config.channel_slices.items() if c not in self.unbinned}
+        terms = {c: u.terms(main[self.config.channel_slices[c]]) for c, u in self.unbinned.items()}
+        compiled = Likelihood(self, counts, terms, aux)
+        self._last = (d.copy(), compiled)
+        return compiled
+
+    def twice_nll(self, pars: ArrayLike, data: ArrayLike) -> float:
+        """-2 ln L at ``pars`` (shape (P,)).
+
+        Raises
+        ------
+        NonPositiveDensity
+            The total density is not positive at an event or in a bin.
+        """
+        theta = self._pars(pars)
+        likelihood = self.likelihood(data)
+        value = likelihood.value(theta)
+        likelihood.require_positive(theta)
+        return value
+
+    def gradient(self, pars: ArrayLike, data: ArrayLike) -> Floats:
+        """d(-2 ln L) / d pars, shape (P,)."""
+        return self.likelihood(data).gradient(self._pars(pars))
+
+    def hessian(self, pars: ArrayLike, data: ArrayLike) -> Floats:
+        """Second derivatives of -2 ln L, shape (P, P); twice its inverse is the covariance."""
+        return self.likelihood(data).hessian(self._pars(pars))
+
+    def logpdf(self, pars: ArrayLike, data: ArrayLike) -> Floats:
+        """ln L, shape (1,), as pyhf's; NaN where the total density is not positive, as pyhf's bins are."""
+        if self._plain:
+            return np.asarray(self.pyhf_model.logpdf(pars, data))
+        self._require_numpy()
+        theta = self._pars(pars)
+        likelihood = self.likelihood(data)
+        if likelihood.nonpositive(theta):
+            return np.array([np.nan])
+        return np.array([-likelihood.value(theta) / 2])
+
+    # --- expected data and toys
+
+    def expected_auxdata(self, pars: ArrayLike) -> Floats:
+        """Expected auxiliary data."""
+        return self.constraints.expected(self.parameters.values(self._pars(pars)))
+
+    def expected_actualdata(self, pars: ArrayLike) -> Floats:
+        """Expected main data: bin contents, and calibrated Asimov weights of the events."""
+        full = self.parameters.values(self._pars(pars))
+        nu = self.rates.nu(full)
+        main = np.zeros(self.config.nmaindata)
+        for name, where in self.config.channel_slices.items():
+            yields = nu[self.rates.cells(name)]
+            if name in self.unbinned:
+                channel = self.unbinned[name]
+                main[where.start + len(channel.observed) : where.stop] = pool_weights(channel, yields, full)
+            else:
+                main[where] = yields.reshape(-1, self.config.channel_nbins[name]).sum(0)
+        return main
+
+    def expected_data(self, pars: ArrayLike, include_auxdata: bool = True) -> Floats:
+        """Asimov data at ``pars``: the flat vector whose best fit is ``pars``."""
+        if self._plain:
+            return np.asarray(self.pyhf_model.expected_data(pars, include_auxdata=include_auxdata))
+        main = self.expected_actualdata(pars)
+        return np.concatenate([main, self.expected_auxdata(pars)]) if include_auxdata else main
+
+    def asimov(self, pars: ArrayLike) -> Floats:
+        """The same as ``expected_data(pars)``."""
+        return self.expected_data(pars)
+
+    def sample(self, pars: ArrayLike, rng: np.random.Generator) -> Floats:
+        """One toy: Poisson counts in the bins and at the pool events, and fluctuated auxiliary data."""
+        return _ToyPdf(self, self._pars(pars)).draw(rng)
+
+    def make_pdf(self, pars: ArrayLike) -> Any:
+        """pyhf's protocol: an object whose ``sample((n,))`` gives toys."""
+        return self.pyhf_model.make_pdf(pars) if self._plain else _ToyPdf(self, self._pars(pars))
+
+    # --- checks
+
+    def _pars(self, pars: ArrayLike) -> Floats:
+        theta = np.asarray(pars, dtype=np.float64)
+        if theta.shape != (self.config.npars,):
+            raise InvalidModel(f"{self.config.npars} parameters expected {self.config.par_names}, got {theta.shape}")
+        return theta
+
+    @staticmethod
+    def _require_numpy() -> None:
+        backend = pyhf.tensorlib.name
+        if backend != "numpy":
+            raise InvalidModel(
+                f"unbinned channels need pyhf's numpy backend, not {backend!r}: pyhf.set_backend('numpy')"
+            )
+
+
+class _ToyPdf:
+    """What ``pyhf.Model.make_pdf`` returns, as far as toys need it."""
+
+    def __init__(self, model: Model, theta: Floats) -> None:
+        self._expected = model.expected_actualdata(theta)
+        self._constraints, self._full = model.constraints, model.parameters.values(theta)
+
+    def sample(self, shape: tuple[int, ...] = ()) -> Any:
+        """One toy, or a lazy sequence of ``shape[0]`` toys, from numpy's global stream as pyhf draws them."""
+        rng = np.random.Generator(np.random.get_bit_generator())  # type: ignore[attr-defined]
+        return _Toys(self, rng, shape[0]) if shape else self.draw(rng)
+
+    def draw(self, rng: np.random.Generator) -> Floats:
+        """One toy."""
+        main = rng.poisson(self._expected).astype(np.float64)
+        return np.concatenate([main, self._constraints.sample(self._full, rng)])
+
+
+class _Toys(Sequence[Floats]):
+    """A lazy sequence of toys: thousands of pool-sized vectors never exist at once."""
+
+    def __init__(self, pdf: _ToyPdf, rng: np.random.Generator, n: int) -> None:
+        self._pdf, self._rng, self._n = pdf, rng, n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Floats]:
+        return (self._pdf.draw(self._rng) for _ in range(self._n))
+
+    def __getitem__(self, index: Any) -> Any:
+        raise InvalidModel("toys are drawn in order: iterate over them")

@@ -1,0 +1,249 @@
+"""The parameters a user sees, and how they make the companion's.
+
+pyhf owns names, order, bounds and constraints. A normfactor declared as an expression of other parameters leaves the
+list of free parameters; a parameter that occurs only in expressions joins it at the end.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyhf.parameters.paramsets import unconstrained
+
+from nuratio.errors import InvalidModel, UnknownName, did_you_mean
+from nuratio.model.expression import Dual, Expression
+
+__all__ = ["Config", "Expansion", "Parameters"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The companion's parameters as functions of the P free ones, to second order.
+
+    Attributes
+    ----------
+    values : ndarray, shape (F,)
+        The companion's parameters.
+    jacobian : ndarray, shape (F, P)
+        Their derivatives.
+    hessians : tuple of (int, ndarray of shape (P, P))
+        Second derivatives of the parameters that are expressions.
+    """
+
+    values: Floats
+    jacobian: Floats
+    hessians: tuple[tuple[int, Floats], ...]
+
+    def pull_gradient(self, gradient: Floats) -> Floats:
+        """A gradient in the companion's parameters, in the free ones."""
+        return np.asarray(gradient @ self.jacobian)
+
+    def pull_hessian(self, gradient: Floats, hessian: Floats) -> Floats:
+        """A Hessian in the companion's parameters, in the free ones (needs the gradient too)."""
+        h = self.jacobian.T @ hessian @ self.jacobian
+        for index, second in self.hessians:
+            h = h + gradient[index] * second
+        return np.asarray(h)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Free parameters and expressions of a model.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The P free parameters, in order: the companion's that are no expression, then the declared ones.
+    expressions : tuple of (int, Expression)
+        Index in the companion and formula of each expression, in an order in which they can be evaluated.
+    """
+
+    names: tuple[str, ...]
+    expressions: tuple[tuple[int, Expression], ...]
+    _companion: tuple[str, ...]
+    _own: tuple[int, ...]  # index in the companion of each free parameter it has
+
+    @classmethod
+    def build(cls, config: Any, declared: Sequence[Mapping[str, Any]]) -> "Parameters":
+        """From a pyhf ``config`` and the workspace's ``unbinned.parameters``.
+
+        Raises
+        ------
+        InvalidModel
+            An expression for a parameter that is no unconstrained normfactor; a cycle; a declared free parameter that
+            pyhf already has, or that no expression uses.
+        UnknownName
+            An expression of a parameter that does not exist.
+        """
+        companion = tuple(config.par_names)
+        formulas: dict[str, Expression] = {}
+        extra: list[str] = []
+        for entry in declared:
+            name = entry["name"]
+            if "expression" not in entry:
+                extra.append(name)
+                if name in companion:
+                    raise InvalidModel(
+                        f"parameter {name!r} is declared free in unbinned.parameters, but a modifier of the companion "
+                        "already makes it; set its bounds in the measurement"
+                    )
+                continue
+            if name not in companion:
+                raise UnknownName(
+                    f"parameter {name!r} is given by the expression {entry['expression']!r}, but no normfactor is "
+                    f"called so; {did_you_mean(name, companion, 'parameters')}"
+                )
+            if name not in config.par_map or config.param_set(name).constrained or not config.param_set(name).is_scalar:
+                raise InvalidModel(f"parameter {name!r} cannot be an expression: only a normfactor can")
+            formulas[name] = Expression.parse(entry["expression"])
+        known = [n for n in companion if n not in formulas] + extra
+        for name, formula in formulas.items():
+            for used in formula.names:
+                if used not in known and used not in formulas:
+                    raise UnknownName(
+                        f"parameter {name!r} = {formula.text!r} uses {used!r}, which is no parameter; "
+                        f"{did_you_mean(used, known, 'parameters')}. If it is new, declare it in unbinned.parameters"
+                    )
+        unused = [n for n in extra if not any(n in f.names for f in formulas.values())]
+        if unused:
+            raise InvalidModel(f"parameters {unused} are declared but occur in no expression and on no sample")
+        try:
+            order = list(
+                TopologicalSorter({n: set(f.names) & set(formulas) for n, f in formulas.items()}).static_order()
+            )
+        except CycleError as error:
+            raise InvalidModel(f"expressions depend on each other in a cycle: {' -> '.join(error.args[1])}") from error
+        own = tuple(i for i, n in enumerate(companion) if n not in formulas)
+        return cls(tuple(known), tuple((companion.index(n), formulas[n]) for n in order), companion, own)
+
+    def expand(self, theta: Floats) -> Expansion:
+        """The companion's parameters at free parameters ``theta``, shape (P,)."""
+        n, full = len(self.names), len(self._companion)
+        values, jacobian = np.empty(full), np.zeros((full, n))
+        own = list(self._own)
+        values[own] = theta[: len(own)]
+        jacobian[own, np.arange(len(own))] = 1.0
+        hessians: list[tuple[int, Floats]] = []
+        if self.expressions:
+            duals = {name: Dual.parameter(float(theta[j]), j, n) for j, name in enumerate(self.names)}
+            for index, expression in self.expressions:
+                dual = duals[self._companion[index]] = expression(duals)
+                values[index], jacobian[index] = dual.value, dual.gradient
+                hessians.append((index, dual.hessian))
+        return Expansion(values, jacobian, tuple(hessians))
+
+    def values(self, theta: Floats) -> Floats:
+        """The companion's parameters alone, shape (F,)."""
+        return self.expand(theta).values if self.expressions else theta
+
+
+class Config:
+    """pyhf's ``config`` for the free parameters and the data layout of a nuratio model.
+
+    Everything not listed here is the companion's own.
+    """
+
+    def __init__(
+        self,
+        companion: Any,
+        parameters: Parameters,
+        declared: Sequence[Mapping[str, Any]],
+        events: Mapping[str, int],
+        poi: str | None,
+    ) -> None:
+        self._companion = companion
+        hidden = {e["name"] for e in declared if "expression" in e}
+        self.par_order = [n for n in companion.par_order if n not in hidden]
+        self.par_map: dict[str, dict[str, Any]] = {}
+        position = 0
+        for name in self.par_order:
+            paramset = companion.param_set(name)
+            stop = position + paramset.n_parameters
+            self.par_map[name] = {"slice": slice(position, stop), "paramset": paramset}
+            position = stop
+        for entry in declared:
+            if "expression" in entry:
+                continue
+            paramset = unconstrained(
+                name=entry["name"],
+                n_parameters=1,
+                is_scalar=True,
+                inits=[float(entry.get("inits", [1.0])[0])],
+                bounds=[tuple(entry.get("bounds", [[0.0, 10.0]])[0])],
+                fixed=bool(entry.get("fixed", False)),
+            )
+            self.par_order.append(entry["name"])
+            self.par_map[entry["name"]] = {"slice": slice(position, position + 1), "paramset": paramset}
+            position += 1
+        self.npars = position
+        self.parameters = sorted(self.par_map)
+        self.channel_nbins = {c: events.get(c, n) for c, n in companion.channel_nbins.items()}
+        self.channel_slices: dict[str, slice] = {}
+        position = 0
+        for channel in companion.channels:
+            stop = position + self.channel_nbins[channel]
+            self.channel_slices[channel] = slice(position, stop)
+            position = stop
+        self.nmaindata = position
+        self._poi_name: str | None = None
+        self.set_poi(poi)
+        self._names = parameters.names
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._companion, name)
+
+    @property
+    def poi_name(self) -> str | None:
+        """The parameter of interest; None for a background-only model."""
+        return self._poi_name
+
+    @property
+    def poi_index(self) -> int | None:
+        """Its position among the parameters."""
+        return None if self._poi_name is None else self.par_map[self._poi_name]["slice"].start
+
+    def set_poi(self, name: str | None) -> None:
+        """Choose another parameter of interest; None for none.
+
+        Raises
+        ------
+        UnknownName
+            No scalar parameter is called so.
+        """
+        if name is not None and (name not in self.par_map or not self.par_map[name]["paramset"].is_scalar):
+            scalars = [n for n, p in self.par_map.items() if p["paramset"].is_scalar]
+            raise UnknownName(f"no parameter {name!r} to be the POI; {did_you_mean(name, scalars, 'parameters')}")
+        self._poi_name = name
+
+    @property
+    def par_names(self) -> list[str]:
+        """Parameter names, with an index for those with one value per bin."""
+        return list(self._names)
+
+    def par_slice(self, name: str) -> slice:
+        """Where a parameter set sits among the parameters."""
+        where: slice = self.par_map[name]["slice"]
+        return where
+
+    def param_set(self, name: str) -> Any:
+        """The parameter set of that name (pyhf's type)."""
+        return self.par_map[name]["paramset"]
+
+    def suggested_init(self) -> list[float]:
+        """Start values."""
+        return [v for n in self.par_order for v in self.param_set(n).suggested_init]
+
+    def suggested_bounds(self) -> list[tuple[float, float]]:
+        """Bounds."""
+        return [v for n in self.par_order for v in self.param_set(n).suggested_bounds]
+
+    def suggested_fixed(self) -> list[bool]:
+        """Which parameters are held constant."""
+        return [v for n in self.par_order for v in self.param_set(n).suggested_fixed]
