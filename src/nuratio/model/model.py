@@ -215,6 +215,11 @@ class Model:
         """pyhf's protocol: an object whose ``sample((n,))`` gives toys."""
         return self.pyhf_model.make_pdf(pars) if self._plain else _ToyPdf(self, self._pars(pars))
 
+    def constraint_widths(self, aux: Floats) -> tuple[Floats, Floats]:
+        """Where auxiliary data put each parameter, and the width: two arrays (P,), NaN for free parameters."""
+        center, width = self.constraints.centers(aux, self.rates.n_parameters)
+        return self.parameters.select(center), self.parameters.select(width)
+
     # --- checks
 
     def _pars(self, pars: ArrayLike) -> Floats:

@@ -137,6 +137,12 @@ class Parameters:
                 hessians.append((index, dual.hessian))
         return Expansion(values, jacobian, tuple(hessians))
 
+    def select(self, companion: Floats) -> Floats:
+        """One number per companion parameter (shape (F,)) -> one per free parameter, NaN for those declared here."""
+        out = np.full(len(self.names), np.nan)
+        out[: len(self._own)] = companion[list(self._own)]
+        return out
+
     def values(self, theta: Floats) -> Floats:
         """The companion's parameters alone, shape (F,)."""
         return self.expand(theta).values if self.expressions else theta

@@ -1,0 +1,166 @@
+"""Asymptotic hypothesis tests: CLs for limits, p0 for discovery (Cowan, Cranmer, Gross, Vitells, arXiv:1007.1727).
+
+`hypotest` tests one value of the POI with ``qtilde`` (limits, POI not below zero), ``q`` (limits, POI of either sign)
+or ``q0`` (discovery); `significance` gives Z. Numbers are those of `pyhf.infer.hypotest`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import norm
+
+from nuratio.errors import InvalidModel, did_you_mean
+from nuratio.infer.fit import Fitter, require_poi
+from nuratio.infer.minimize import Minimum
+from nuratio.infer.results import HypotestResult, SignificanceResult
+
+__all__ = ["TEST_STATISTICS", "Tester", "hypotest", "significance"]
+
+TEST_STATISTICS = {"qtilde": 0.0, "q": 0.0, "q0": 1.0}  # with the POI of their Asimov data
+
+_SIGMAS = (-2, -1, 0, 1, 2)
+
+
+def hypotest(model: Any, data: ArrayLike, poi_value: float, *, test_stat: str = "qtilde") -> HypotestResult:
+    """Test one value of the POI.
+
+    Parameters
+    ----------
+    model, data
+        As for `nuratio.fit`.
+    poi_value : float
+        The tested value (0 for ``q0``).
+    test_stat : str
+        ``qtilde`` (Eq. 16), ``q`` (Eq. 14) or ``q0`` (Eq. 12).
+
+    Raises
+    ------
+    InvalidModel
+        No POI, a value outside its bounds, an unknown test statistic.
+    """
+    return Tester(model, data, test_stat=test_stat).test(poi_value)
+
+
+def significance(model: Any, data: ArrayLike, *, expected_at: float = 1.0) -> SignificanceResult:
+    """Observed discovery significance, and the expected one for a POI of ``expected_at``.
+
+    Raises
+    ------
+    InvalidModel
+        No POI, or 0 is outside its bounds.
+    """
+    tester = Tester(model, data, test_stat="q0", asimov_poi=expected_at)
+    result = tester.test(0.0)
+    z, z_expected = np.sqrt(result.statistic), np.sqrt(result.asimov_statistic)
+    return SignificanceResult(
+        poi=tester.poi,
+        p0=float(norm.sf(z)),
+        significance=float(z),
+        expected_p0=float(norm.sf(z_expected)),
+        expected_significance=float(z_expected),
+        expected_at=expected_at,
+        valid=result.valid,
+        message=result.message,
+    )
+
+
+class _Profile:
+    """Free and conditional minima of one data set; conditional fits start from the nearest one known."""
+
+    def __init__(self, fitter: Fitter, poi: str, start: Minimum | None = None) -> None:
+        self.fitter, self.poi = fitter, poi
+        self.k = fitter.index(poi)
+        self.free = fitter.minimum(start=None if start is None else start.theta)
+        self.conditional: dict[float, Minimum] = {}
+
+    def at(self, value: float) -> Minimum:
+        """The conditional minimum at a POI value."""
+        if value not in self.conditional:
+            known = [self.free, *self.conditional.values()]
+            nearest = min((m for m in known if m.valid), key=lambda m: abs(m.theta[self.k] - value), default=self.free)
+            minimum = self.fitter.minimum(fixed={self.poi: value}, start=nearest.theta)
+            if minimum.valid and minimum.value < self.free.value - 1e-7:  # a better minimum than the free fit found
+                self.free = self.fitter.minimum(start=minimum.theta)
+            self.conditional[value] = minimum
+        return self.conditional[value]
+
+    def statistic(self, value: float, test_stat: str) -> float:
+        """The test statistic for a POI value, never below zero."""
+        conditional, free = self.at(value), self.free
+        poi_hat = free.theta[self.k]
+        if test_stat == "q0":
+            zero = poi_hat < 0
+        else:
+            zero = poi_hat > value
+            if test_stat == "qtilde" and poi_hat < 0:
+                free = self.at(0.0)
+        return 0.0 if zero else max(conditional.value - free.value, 0.0)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the fits made so far."""
+        notes = []
+        for name, m in [("free fit", self.free), *((f"{self.poi} = {v:.6g}", m) for v, m in self.conditional.items())]:
+            if not m.valid:
+                notes.append(f"{name}: {m.message}")
+            elif lines := self.fitter.likelihood.nonpositive(m.theta):
+                notes.append(f"{name}: the total density is not positive at {len(lines)} events or bins: {lines[0]}")
+        return notes
+
+
+class Tester:
+    """Tests of many POI values on one data set: the Asimov data are made once, fits are warm-started.
+
+    Parameters
+    ----------
+    model, data
+        As for `nuratio.fit`.
+    test_stat : str
+        ``qtilde``, ``q`` or ``q0``.
+    asimov_poi : float, optional
+        POI of the alternative; 0 for limits and 1 for discovery by default.
+    """
+
+    def __init__(
+        self, model: Any, data: ArrayLike, *, test_stat: str = "qtilde", asimov_poi: float | None = None
+    ) -> None:
+        if test_stat not in TEST_STATISTICS:
+            raise InvalidModel(f"no test statistic {test_stat!r}; {did_you_mean(test_stat, TEST_STATISTICS)}")
+        self.test_stat, self.poi = test_stat, require_poi(model)
+        alternative = TEST_STATISTICS[test_stat] if asimov_poi is None else asimov_poi
+        self.observed = _Profile(Fitter(model, data), self.poi)
+        background = self.observed.at(alternative)
+        fitter = self.observed.fitter
+        self.asimov = _Profile(
+            Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, start=background
+        )
+
+    def test(self, poi_value: float) -> HypotestResult:
+        """The result for one POI value."""
+        q = self.observed.statistic(poi_value, self.test_stat)
+        q_asimov = self.asimov.statistic(poi_value, self.test_stat)
+        root, root_asimov = np.sqrt(q), np.sqrt(q_asimov)
+        if self.test_stat == "qtilde" and root > root_asimov > 0:
+            shift = (q - q_asimov) / (2 * root_asimov)
+        else:
+            shift = root - root_asimov
+        cl_sb, cl_b = float(norm.sf(shift + root_asimov)), float(norm.sf(shift))
+        if self.test_stat == "q0":
+            expected = [float(norm.sf(root_asimov - n)) for n in _SIGMAS]
+        else:
+            expected = [float(norm.sf(root_asimov - n) / norm.cdf(n)) for n in _SIGMAS]
+        problems = [f"observed {p}" for p in self.observed.problems()]
+        problems += [f"Asimov {p}" for p in self.asimov.problems()]
+        return HypotestResult(
+            poi=self.poi,
+            poi_value=float(poi_value),
+            test_stat=self.test_stat,
+            statistic=float(q),
+            asimov_statistic=float(q_asimov),
+            CLs=cl_sb / cl_b,
+            CLsb=cl_sb,
+            CLb=cl_b,
+            CLs_expected=tuple(expected),
+            valid=not problems,
+            message="; ".join(problems),
+        )
