@@ -39,6 +39,8 @@ class UnbinnedChannel:
         Reference weights of the pool: the measure q(x) dx, summing to 1.
     nominal_yield : float
         Sum of the absolute nominal yields, the scale of the positivity threshold.
+    observed_features, pool_features : RatioTable or None
+        Features of the same events, for drawing.
     """
 
     name: str
@@ -47,6 +49,8 @@ class UnbinnedChannel:
     pool: RatioTable
     pool_weights: Floats
     nominal_yield: float
+    observed_features: RatioTable | None = None
+    pool_features: RatioTable | None = None
 
     def __len__(self) -> int:
         return len(self.observed) + len(self.pool)

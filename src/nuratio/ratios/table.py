@@ -4,7 +4,7 @@ A `RatioTable` holds named columns over one list of events: density ratios, shap
 Analytic ratios make one as well as trained ones do, so every likelihood test can use exact numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,3 +66,18 @@ class RatioTable:
             raise UnknownName(f"no column {name!r}; {did_you_mean(name, self.names, 'columns')}")
         column: NDArray[np.floating] = self.values[self.names.index(name)]
         return column
+
+    def select(self, names: Sequence[str]) -> "RatioTable":
+        """The named columns, in that order; a view where they are neighbours, so that a memory map stays one."""
+        rows = []
+        for name in names:
+            if name not in self.names:
+                raise UnknownName(f"no column {name!r}; {did_you_mean(name, self.names, 'columns')}")
+            rows.append(self.names.index(name))
+        if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+            return RatioTable(tuple(names), self.values[rows[0] : rows[-1] + 1])
+        return RatioTable(tuple(names), self.values[rows])
+
+    def head(self, n: int) -> "RatioTable":
+        """The first ``n`` events."""
+        return RatioTable(self.names, self.values[:, :n])

@@ -1,0 +1,412 @@
+"""From a configuration to a workspace: read, train (or take from the cache), evaluate, write down.
+
+`train_all` makes every network a configuration needs; `build` makes the workspace, training what is missing.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nuratio.data.sample import EventSample
+from nuratio.data.templates import histogram
+from nuratio.errors import InvalidData, NormalisationWarning
+from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
+from nuratio.ratios.shape import ShapeEstimator
+from nuratio.ratios.table import RatioTable
+from nuratio.workspace.cache import content_key, load_or_train
+from nuratio.workspace.config import Config
+from nuratio.workspace.inputs import RegionEvents, read_region
+from nuratio.workspace.normalisation import cumulants
+from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
+
+__all__ = ["build", "train_all"]
+
+_LARGEST_ERROR = 1e-3  # of ln Z, above which the cumulant normalisation is warned about
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The networks of one unbinned region.
+
+    Attributes
+    ----------
+    ratio : RatioEstimator
+    shapes : dict
+        (part name, systematic) -> ShapeEstimator.
+    parts : dict
+        Part -> nominal events.
+    varied : dict
+        (part name, systematic) -> (up, down) events of the part.
+    keys : dict
+        What was used -> its key in the cache.
+    new : int
+        How many of them were trained now.
+    """
+
+    ratio: RatioEstimator
+    shapes: Mapping[tuple[str, str], ShapeEstimator]
+    parts: Mapping[Part, EventSample]
+    varied: Mapping[tuple[str, str], tuple[EventSample, EventSample | None]]
+    keys: Mapping[str, str]
+    new: int
+
+
+def train_all(
+    config: str | Path | Config,
+    *,
+    inputs: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: bool | None = None,
+) -> dict[str, Trained]:
+    """Train every network a configuration needs, or take it from the cache.
+
+    Parameters
+    ----------
+    config : path or Config
+    inputs : path, optional
+        Replaces the configuration's InputPath.
+    cache : path, optional
+        Directory of trained networks; by default ``<name of the config>.nuratio-cache`` in the working directory.
+    progress : bool, optional
+        Show progress bars on stderr; None: where it takes long.
+
+    Returns
+    -------
+    dict
+        Unbinned region -> `Trained`.
+    """
+    config, cache = _resolve(config, inputs, cache)
+    return {
+        region["Name"]: _train_region(config, region, read_region(config, region, progress=progress), cache, progress)
+        for region in config.regions
+        if region.get("Type") == "unbinned"
+    }
+
+
+def build(
+    config: str | Path | Config,
+    *,
+    inputs: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: bool | None = None,
+) -> Workspace:
+    """The workspace of a configuration; arguments as for `train_all`.
+
+    Warns
+    -----
+    NormalisationWarning
+        Where the cumulant form of ln Z is off by more than 1e-3 at two standard deviations.
+    """
+    config, cache = _resolve(config, inputs, cache)
+    channels, observations, axes = [], [], []
+    unbinned: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
+    tables: dict[str, RatioTable] = {}
+    provenance: dict[str, Any] = {"versions": {p: version(p) for p in ("nuratio", "torch", "numpy", "pyhf")}}
+    for region in config.regions:
+        name = region["Name"]
+        events = read_region(config, region, progress=progress)
+        if region.get("Type") == "unbinned":
+            trained = _train_region(config, region, events, cache, progress)
+            channels.append(_companion(config, name, trained))
+            observations.append({"name": name, "data": [len(events.data)]})
+            entry, new_tables = _channel(name, trained, events)
+            unbinned.append(entry)
+            tables |= new_tables
+            files += [_file_entry(key, table) for key, table in new_tables.items()]
+            provenance[name] = {"cache": dict(trained.keys), "training": trained.ratio.report}
+        else:
+            channels.append(_binned(config, region, events))
+            counts = histogram(events.data, region["Variable"], region["Binning"]).values
+            observations.append({"name": name, "data": counts.tolist()})
+            axes.append({"channel": name, "name": region["Variable"], "edges": region["Binning"]})
+    parameters = _declared(config)
+    general = config.values["General"]
+    poi = general["POI"]
+    extension: dict[str, Any] = {
+        "version": "1.0.0",
+        "modifier_settings": DEFAULT_SETTINGS,
+        "files": files,
+        "parameters": parameters,
+        "channels": unbinned,
+        "axes": axes,
+        "provenance": provenance,
+    }
+    if poi in {p["name"] for p in parameters if "expression" not in p}:
+        extension["poi"], poi = poi, ""
+    spec = {
+        "version": "1.0.0",
+        "channels": channels,
+        "observations": observations,
+        "measurements": [
+            {"name": general["Measurement"], "config": {"poi": poi, "parameters": _parameters(config, channels)}}
+        ],
+        "unbinned": extension,
+    }
+    workspace = Workspace(spec, tables)
+    workspace.validate()
+    return workspace
+
+
+def _resolve(config: str | Path | Config, inputs: str | Path | None, cache: str | Path | None) -> tuple[Config, Path]:
+    stem = "analysis" if isinstance(config, Config) else Path(config).stem
+    resolved = config if isinstance(config, Config) else Config.read(config, inputs=inputs)
+    return resolved, Path(f"{stem}.nuratio-cache") if cache is None else Path(cache)
+
+
+# --- training
+
+
+def _train_region(
+    config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, progress: bool | None
+) -> Trained:
+    from nuratio.training.mixture import train
+    from nuratio.training.options import TrainingOptions
+    from nuratio.training.shape import SHAPE_OPTIONS, train_shape
+
+    settings = config.values.get("Training", {})
+    seed, method, reference = settings.get("Seed", 0), settings.get("Method", "mixture"), region.get("Reference")
+    options = TrainingOptions.from_dict(settings.get("Ratio", {}))
+    shape_options = TrainingOptions.from_dict(
+        SHAPE_OPTIONS.to_dict() | {"folds": options.folds, "fold_seed": options.fold_seed} | settings.get("Shape", {})
+    )
+    parts = split_by_sign(events.nominal)
+    key = content_key(
+        "ratio",
+        events.nominal,
+        {"method": method, "reference": reference, "seed": seed, "options": options.to_dict()},
+    )
+    fit = partial(
+        train, events.nominal, method=method, reference=reference, seed=seed, options=options, progress=progress
+    )
+    ratio, first = load_or_train(RatioEstimator, cache / f"ratio-{key}", fit)
+    new = int(first)
+    keys, shapes, varied = {"ratio": key}, {}, {}
+    for part, nominal in parts.items():
+        for systematic in config.systematics(region["Name"], part.sample):
+            if systematic["Type"] != "NormPlusShape":
+                continue
+            name = systematic["Name"]
+            up, down = (
+                None if e is None else _of_part(e, part, f"region {region['Name']!r}, {name!r}")
+                for e in events.varied[part.sample, name]
+            )
+            assert up is not None
+            varied[part.name, name] = (up, down)
+            label = f"{name} of {part.name}"
+            given = {"nominal": nominal, "up": up, "down": down}
+            key = content_key("shape", given, {"seed": seed, "options": shape_options.to_dict()})
+            fit_shape = partial(
+                train_shape, nominal, up, down, name=label, seed=seed, options=shape_options, progress=progress
+            )
+            shapes[part.name, name], trained_now = load_or_train(ShapeEstimator, cache / f"shape-{key}", fit_shape)
+            keys[label] = key
+            new += trained_now
+    return Trained(ratio, shapes, parts, varied, keys, new)
+
+
+def _of_part(events: EventSample, part: Part, where: str) -> EventSample:
+    signs = np.sign(events.weights)
+    if part.name == part.sample and (signs == -part.sign).any():
+        raise InvalidData(
+            f"{where}: sample {part.sample!r} has weights of one sign nominally, but {(signs == -part.sign).sum()} of "
+            f"{len(events)} varied events have the other; treat them as a sample of their own"
+        )
+    if not (signs == part.sign).any():
+        raise InvalidData(f"{where}: no varied event of {part.name!r} has its sign of weight")
+    return events.sign(part.sign)
+
+
+# --- channels
+
+
+def _modifiers(config: Config, region: str, sample: str) -> list[dict[str, Any]]:
+    """Normfactors and normalisation systematics of a sample."""
+    factors = [{"name": n["Name"], "type": "normfactor", "data": None} for n in config.norm_factors(region, sample)]
+    systematics = [
+        _normsys(s["Name"], 1 + s["Up"]["Normalization"], _down(s))
+        for s in config.systematics(region, sample)
+        if s["Type"] == "Normalization"
+    ]
+    return factors + systematics
+
+
+def _down(systematic: Mapping[str, Any]) -> float:
+    down = systematic["Down"]
+    value: float = 1 - systematic["Up"]["Normalization"] if "Symmetrize" in down else 1 + down["Normalization"]
+    return value
+
+
+def _normsys(name: str, hi: float, lo: float) -> dict[str, Any]:
+    return {"name": name, "type": "normsys", "data": {"hi": hi, "lo": lo}}
+
+
+def _yield_ratios(nominal: float, up: float, down: float | None, where: str) -> tuple[float, float]:
+    """hi and lo of a normsys; a missing down direction mirrors up."""
+    hi = up / nominal
+    lo = 2 - hi if down is None else down / nominal
+    if min(hi, lo) <= 0:
+        raise InvalidData(f"{where}: the yield changes sign ({nominal:.4g} -> {up:.4g}, {down}); it has no normsys")
+    return hi, lo
+
+
+def _companion(config: Config, region: str, trained: Trained) -> dict[str, Any]:
+    samples = []
+    for part in trained.parts:
+        modifiers = _modifiers(config, region, part.sample)
+        for (owner, name), (up, down) in trained.varied.items():
+            if owner == part.name:
+                where = f"region {region!r}, {name!r} of {part.name!r}"
+                hi, lo = _yield_ratios(part.total, up.total, None if down is None else down.total, where)
+                modifiers.append(_normsys(name, hi, lo))
+        samples.append({"name": part.name, "data": [part.total], "modifiers": modifiers})
+    return {"name": region, "samples": samples}
+
+
+def _binned(config: Config, region: Mapping[str, Any], events: RegionEvents) -> dict[str, Any]:
+    name, variable, edges = region["Name"], region["Variable"], region["Binning"]
+    samples = []
+    for sample in config.samples(name):
+        label = sample["Name"]
+        template = histogram(events.nominal[label], variable, edges)
+        nominal, total = template.values, float(template.values.sum())
+        modifiers = _modifiers(config, name, label)
+        if not sample.get("DisableStaterror"):
+            modifiers.append({"name": f"staterror_{name}", "type": "staterror", "data": template.staterror.tolist()})
+        for (owner, systematic), (up, down) in events.varied.items():
+            if owner != label:
+                continue
+            hi = histogram(up, variable, edges).values
+            lo = 2 * nominal - hi if down is None else histogram(down, variable, edges).values
+            ratios = (hi.sum() / total, lo.sum() / total) if total else (0.0, 0.0)
+            if min(ratios) > 0:  # rate as a normsys, the rest as a histosys, as cabinetry does it
+                modifiers.append(_normsys(systematic, *ratios))
+                hi, lo = hi / ratios[0], lo / ratios[1]
+            if len(nominal) > 1 or min(ratios) <= 0:
+                data = {"hi_data": hi.tolist(), "lo_data": lo.tolist()}
+                modifiers.append({"name": systematic, "type": "histosys", "data": data})
+        samples.append({"name": label, "data": nominal.tolist(), "modifiers": modifiers})
+    return {"name": name, "samples": samples}
+
+
+def _channel(name: str, trained: Trained, events: RegionEvents) -> tuple[dict[str, Any], dict[str, RatioTable]]:
+    """The entry of an unbinned channel and its tables."""
+    estimator = trained.ratio
+    pool = estimator.pool(events.nominal)
+    at_pool, at_data = estimator.ratios(pool.features, event_ids=pool.event_ids), estimator.ratios(events.data)
+    columns = {"pool": {}, "observed": {}}  # type: dict[str, dict[str, Any]]
+    samples = []
+    for part in trained.parts:
+        columns["pool"][part.name], columns["observed"][part.name] = at_pool[part.name], at_data[part.name]
+        entry: dict[str, Any] = {"name": part.name, "ratio": {"column": part.name}, "modifiers": []}
+        d1, d2, nuisances = [], [], []
+        for systematic, shape in _shapes_of(part.name, trained):
+            keys = [f"{part.name}/{systematic}/{d}" for d in ("d1", "d2")]
+            on_pool = shape.coefficients(pool.features, event_ids=pool.event_ids)
+            on_data = shape.coefficients(events.data)
+            for key, p, o in zip(keys, on_pool, on_data, strict=True):
+                columns["pool"][key], columns["observed"][key] = p, o
+            d1.append(np.float32(on_pool[0]).astype(np.float64))
+            d2.append(np.float32(on_pool[1]).astype(np.float64))
+            nuisances.append(systematic)
+            entry["modifiers"].append(
+                {
+                    "name": systematic,
+                    "type": "ratiosys",
+                    "interpcode": "quadexp",
+                    "data": {"d1": {"column": keys[0]}, "d2": {"column": keys[1]}},
+                }
+            )
+        if nuisances:
+            form = cumulants(np.array(d1), np.array(d2), pool.weights * at_pool[part.name])
+            if form.error > _LARGEST_ERROR:
+                warnings.warn(
+                    f"channel {name!r}, sample {part.name!r}: the cumulant normalisation is off by {form.error:.2g} "
+                    f"in ln Z within two standard deviations of {nuisances} (limit {_LARGEST_ERROR:g}); the shapes of "
+                    "these nuisances are too large for it",
+                    NormalisationWarning,
+                    stacklevel=3,
+                )
+            entry["normalisation"] = {
+                "type": "cumulant",
+                "parameters": nuisances,
+                "mean": form.mean.tolist(),
+                "covariance": form.covariance.tolist(),
+                "error": form.error,
+            }
+        samples.append(entry)
+    columns["pool"]["reference weight"] = pool.weights
+    features = estimator.features
+    tables = {
+        f"{name}.observed": RatioTable.from_columns(columns["observed"]),
+        f"{name}.pool": RatioTable.from_columns(columns["pool"]),
+        f"{name}.observed.features": RatioTable.from_columns({f: events.data.column(f) for f in features}),
+        f"{name}.pool.features": RatioTable.from_columns(dict(zip(features, pool.features.T, strict=True))),
+    }
+    entry = {
+        "name": name,
+        "reference": {"fractions": dict(estimator.reference_fractions)},
+        "samples": samples,
+        "events": {
+            "observed": {"file": f"{name}.observed", "features": f"{name}.observed.features"},
+            "pool": {
+                "file": f"{name}.pool",
+                "weight": {"column": "reference weight"},
+                "features": f"{name}.pool.features",
+            },
+        },
+    }
+    return entry, tables
+
+
+def _shapes_of(part: str, trained: Trained) -> Iterator[tuple[str, ShapeEstimator]]:
+    return ((name, shape) for (owner, name), shape in trained.shapes.items() if owner == part)
+
+
+def _file_entry(key: str, table: RatioTable) -> dict[str, Any]:
+    return {
+        "id": key,
+        "uri": f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in key)}.npy",
+        "format": "npy",
+        "sha256": "0" * 64,  # known when it is written
+        "dtype": str(table.values.dtype),
+        "columns": list(table.names),
+        "events": len(table),
+    }
+
+
+# --- parameters
+
+
+def _declared(config: Config) -> list[dict[str, Any]]:
+    """``unbinned.parameters``: expressions, and normfactors that only expressions use."""
+    declared: list[dict[str, Any]] = []
+    for n in config.values["NormFactors"]:
+        if "Expression" in n:
+            declared.append({"name": n["Name"], "expression": n["Expression"]})
+        elif "Samples" not in n:
+            entry = {"name": n["Name"], "inits": [n.get("Nominal", 1.0)], "bounds": [n.get("Bounds", [0.0, 10.0])]}
+            declared.append(entry)
+    return declared
+
+
+def _parameters(config: Config, channels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The measurement's parameter settings: start values, bounds, constants."""
+    present = {m["name"] for c in channels for s in c["samples"] for m in s["modifiers"]}
+    settings: dict[str, dict[str, Any]] = {}
+    for n in config.values["NormFactors"]:
+        if n["Name"] in present and "Expression" not in n and ("Nominal" in n or "Bounds" in n):
+            entry = settings.setdefault(n["Name"], {"name": n["Name"]})
+            entry["inits"] = [n.get("Nominal", 1.0)]
+            if "Bounds" in n:
+                entry["bounds"] = [n["Bounds"]]
+    for fixed in config.values["General"].get("Fixed", []):
+        entry = settings.setdefault(fixed["Name"], {"name": fixed["Name"]})
+        entry |= {"inits": [fixed["Value"]], "fixed": True}
+    return list(settings.values())

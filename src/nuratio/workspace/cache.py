@@ -1,0 +1,56 @@
+"""Trained networks on disk, found again by the content of what they were trained on.
+
+The key of a training is a hash of its events (features, weights, ids), its options and its seed: a new cut or a changed
+file retrains what depends on it and nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+from nuratio.data.sample import EventSample
+from nuratio.errors import InvalidData
+
+__all__ = ["content_key", "load_or_train"]
+
+_FORMAT = 1  # raised when the same inputs would train to something else
+
+
+class _Estimator(Protocol):
+    def save(self, directory: str | Path, /) -> None: ...
+
+    @classmethod
+    def load(cls, directory: str | Path, /) -> Self: ...
+
+
+E = TypeVar("E", bound=_Estimator)
+
+
+def content_key(kind: str, samples: Mapping[str, EventSample | None], settings: Mapping[str, Any]) -> str:
+    """Hash of everything a training depends on, 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps([_FORMAT, kind, list(samples), settings], sort_keys=True).encode())
+    for sample in samples.values():
+        if sample is None:
+            digest.update(b"none")
+            continue
+        digest.update(json.dumps([sample.names, len(sample)]).encode())
+        for array in (sample.features, sample.weights, sample.ids):
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_or_train(kind: type[E], directory: Path, train: Callable[[], E]) -> tuple[E, bool]:
+    """The estimator in ``directory``, or a newly trained one saved there; and whether it was trained now.
+
+    A directory that cannot be read (a run that was killed while writing) is trained again.
+    """
+    if directory.is_dir():
+        try:
+            return kind.load(directory), False
+        except InvalidData:
+            pass
+    estimator = train()
+    estimator.save(directory)
+    return estimator, True

@@ -1,0 +1,177 @@
+"""The configuration of an analysis: one YAML file that names inputs, channels, parameters and training once.
+
+The words are cabinetry's where it has them: General, Regions, Samples, NormFactors, Systematics. New are regions of
+``Type: unbinned`` with ``Features``, normfactors with an ``Expression``, ``EventId`` and ``Scale`` of a sample, and
+``Training``. `Config.read` checks all of it before anything is opened.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from nuratio.errors import InvalidConfig, did_you_mean
+
+__all__ = ["Config", "config_schema"]
+
+
+@cache
+def config_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a configuration."""
+    content: dict[str, Any] = json.loads((files("nuratio.workspace") / "config_schema.json").read_text())
+    return content
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration.
+
+    Attributes
+    ----------
+    values : dict
+        The YAML content.
+    input_path : Path
+        Directory the sample paths are relative to.
+    """
+
+    values: Mapping[str, Any]
+    input_path: Path
+
+    @classmethod
+    def read(cls, path: str | Path, *, inputs: str | Path | None = None) -> "Config":
+        """Read and check a YAML file.
+
+        Parameters
+        ----------
+        path : path
+        inputs : path, optional
+            Replaces ``General: InputPath``.
+
+        Raises
+        ------
+        InvalidConfig
+            Listing every problem: syntax, unknown or missing words, names that lead nowhere.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InvalidConfig(f"no configuration file {path}")
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InvalidConfig(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        found = _problems(values)
+        if found:
+            raise InvalidConfig(f"{path}: {len(found)} problem{'s' * (len(found) > 1)}:\n  " + "\n  ".join(found))
+        base = path.parent / values["General"].get("InputPath", ".") if inputs is None else Path(inputs)
+        return cls(values, base)
+
+    @property
+    def regions(self) -> list[Mapping[str, Any]]:
+        """The regions (channels)."""
+        return list(self.values["Regions"])
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The sample of observed data."""
+        return next(s for s in self.values["Samples"] if s.get("Data"))
+
+    def samples(self, region: str) -> list[Mapping[str, Any]]:
+        """The simulated samples of a region."""
+        return [s for s in self.values["Samples"] if not s.get("Data") and applies(s.get("Regions"), region)]
+
+    def norm_factors(self, region: str, sample: str) -> list[Mapping[str, Any]]:
+        """The normfactors of a sample in a region."""
+        return [
+            n
+            for n in self.values["NormFactors"]
+            if "Samples" in n and applies(n["Samples"], sample) and applies(n.get("Regions"), region)
+        ]
+
+    def systematics(self, region: str, sample: str) -> list[Mapping[str, Any]]:
+        """The systematics of a sample in a region."""
+        return [
+            s
+            for s in self.values.get("Systematics", [])
+            if applies(s.get("Samples"), sample) and applies(s.get("Regions"), region)
+        ]
+
+
+def applies(names: str | Iterable[str] | None, name: str) -> bool:
+    """Whether a ``Samples:`` or ``Regions:`` entry (one name, a list, or nothing for all) includes a name."""
+    return names is None or name == names or (not isinstance(names, str) and name in names)
+
+
+def _problems(values: Any) -> list[str]:
+    if not isinstance(values, Mapping):
+        return ["a configuration has the sections General, Regions, Samples, NormFactors"]
+    found = []
+    for error in jsonschema.Draft202012Validator(config_schema()).iter_errors(values):
+        where = "/".join(map(str, error.absolute_path)) or "top level"
+        if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+            known = error.schema.get("properties", {})
+            unknown = [k for k in error.instance if k not in known]
+            found += [f"{where}: unknown word {k!r}; {did_you_mean(str(k), known, 'words')}" for k in unknown]
+        elif error.schema is False:
+            found.append(f"{where}: not for this type of region")
+        else:
+            found.append(f"{where}: {error.message[:200]}")
+    return sorted(found) if found else _names(values)
+
+
+def _names(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    lists = {
+        key: [e["Name"] for e in values.get(key, [])] for key in ("Regions", "Samples", "NormFactors", "Systematics")
+    }
+    for key, names in lists.items():
+        found += [f"{key}: {name!r} occurs more than once" for name in sorted({n for n in names if names.count(n) > 1})]
+    simulated = [s["Name"] for s in values["Samples"] if not s.get("Data")]
+    if len(simulated) == len(values["Samples"]):
+        found.append("Samples: none has Data: true")
+    if len(simulated) < len(values["Samples"]) - 1:
+        found.append("Samples: more than one has Data: true; give one with several SamplePath entries")
+    for key, target, known in (
+        ("Samples", "Regions", lists["Regions"]),
+        ("NormFactors", "Samples", simulated),
+        ("NormFactors", "Regions", lists["Regions"]),
+        ("Systematics", "Samples", simulated),
+        ("Systematics", "Regions", lists["Regions"]),
+    ):
+        for entry in values.get(key, []):
+            used = entry.get(target, [])
+            for name in [used] if isinstance(used, str) else used:
+                if name not in known:
+                    found.append(f"{key}: {entry['Name']!r}: {target}: no {name!r}; {did_you_mean(name, known)}")
+    for s in values.get("Systematics", []):
+        kind, up, down = s["Type"], s["Up"], s["Down"]
+        if "Symmetrize" in up:
+            found.append(f"Systematics: {s['Name']!r}: Symmetrize belongs to Down")
+        for side, template in (("Up", up), ("Down", down)):
+            if ("Normalization" in template) != (kind == "Normalization") and "Symmetrize" not in template:
+                found.append(f"Systematics: {s['Name']!r}: {side}: Type {kind} does not go with {sorted(template)}")
+            if "Symmetrize" in template and len(template) > 1:
+                found.append(f"Systematics: {s['Name']!r}: {side}: Symmetrize stands alone")
+            if template.get("Normalization", 0) <= -1:
+                found.append(f"Systematics: {s['Name']!r}: {side}: Normalization must be above -1")
+    parameters = lists["NormFactors"] + lists["Systematics"]
+    poi = values["General"]["POI"]
+    if poi and poi not in parameters:
+        found.append(f"General: POI {poi!r} is no NormFactor or Systematic; {did_you_mean(poi, parameters)}")
+    for entry in values["General"].get("Fixed", []):
+        if entry["Name"] not in parameters:
+            found.append(f"General: Fixed: no parameter {entry['Name']!r}; {did_you_mean(entry['Name'], parameters)}")
+    for region in values["Regions"]:
+        edges = region.get("Binning", [])
+        if any(b <= a for a, b in pairwise(edges)):
+            found.append(f"Regions: {region['Name']!r}: Binning must increase: {edges}")
+    for entry in values["NormFactors"]:
+        if "Samples" not in entry and "Expression" in entry:
+            found.append(f"NormFactors: {entry['Name']!r}: an Expression needs Samples to act on")
+    return found

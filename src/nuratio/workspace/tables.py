@@ -1,0 +1,132 @@
+"""Event tables on disk: plain ``.npy`` files, one row per column, read without a copy and never unpickled."""
+
+import hashlib
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuratio.errors import InvalidWorkspace
+from nuratio.ratios.table import RatioTable
+
+__all__ = ["Store", "write_workspace"]
+
+_CHUNK = 1 << 22
+
+
+class Store:
+    """Where a workspace's files lie: a directory (tables are memory-mapped) or a zip of one (read into memory)."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise InvalidWorkspace(f"no workspace at {path}: there is no such file or directory")
+        self.path = path
+        self.zip = None if path.is_dir() else _open_zip(path)
+
+    def json(self) -> Any:
+        """The content of workspace.json."""
+        try:
+            if self.zip is None:
+                return json.loads((self.path / "workspace.json").read_text())
+            return json.loads(self.zip.read("workspace.json"))
+        except (FileNotFoundError, KeyError):
+            raise InvalidWorkspace(f"no workspace.json in {self.path}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidWorkspace(f"{self.path}: workspace.json is not JSON: {error}") from error
+
+    def table(self, entry: Mapping[str, Any], *, verify: bool) -> tuple[RatioTable | None, list[str]]:
+        """The table of one entry of ``unbinned.files`` and what is wrong with it (None if it cannot be read)."""
+        where = f"file {entry['id']!r} ({entry['uri']})"
+        uri = PurePosixPath(entry["uri"])
+        if uri.is_absolute() or ".." in uri.parts or "\\" in entry["uri"] or ":" in uri.parts[0]:
+            return None, [f"{where}: the path must be relative and stay inside the workspace"]
+        try:
+            values, digest = self._read(uri, verify=verify)
+        except FileNotFoundError:
+            return None, [f"{where}: no such file in the workspace"]
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            return None, [f"{where}: not a readable .npy table: {error}"]
+        shape = (len(entry["columns"]), entry["events"])
+        if values.shape != shape or values.dtype != np.dtype(entry["dtype"]) or np.isfortran(values):
+            return None, [
+                f"{where}: holds {values.dtype}{list(values.shape)}, declared is {entry['dtype']}{list(shape)}"
+            ]
+        problems = []
+        if verify and digest != entry["sha256"]:
+            problems.append(f"{where}: checksum {digest[:12]}... differs from the declared {entry['sha256'][:12]}...")
+        for name, column in zip(entry["columns"], values, strict=True):
+            bad = [i + np.flatnonzero(~np.isfinite(column[i : i + _CHUNK])) for i in range(0, len(column), _CHUNK)]
+            wrong = np.concatenate(bad) if bad else np.array([])
+            if wrong.size:
+                problems.append(
+                    f"{where}: column {name!r} is NaN or infinite at {wrong.size} events (first: {wrong[0]})"
+                )
+        return RatioTable(tuple(entry["columns"]), values), problems
+
+    def _read(self, uri: PurePosixPath, *, verify: bool) -> tuple[NDArray[np.floating], str]:
+        if self.zip is not None:
+            try:
+                content = self.zip.read(str(uri))
+            except KeyError:
+                raise FileNotFoundError(uri) from None
+            values = np.load(io.BytesIO(content), allow_pickle=False)
+            return values, hashlib.sha256(content).hexdigest() if verify else ""
+        path = self.path / uri
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise ValueError("a link leads out of the workspace")
+        values = np.load(path, allow_pickle=False, mmap_mode="r" if path.stat().st_size > 1024 else None)
+        return values, _sha256(path) if verify else ""
+
+
+def write_workspace(spec: Mapping[str, Any], tables: Mapping[str, RatioTable], path: Path, *, overwrite: bool) -> None:
+    """Write workspace.json and the tables to a directory, or to a zip if the name ends so; all of it or nothing.
+
+    Raises
+    ------
+    InvalidWorkspace
+        Something is there already and ``overwrite`` is false, or it is no workspace.
+    """
+    if path.exists():
+        if not overwrite:
+            raise InvalidWorkspace(f"{path} exists; choose another name or overwrite it explicitly")
+        if path.is_dir() and any(path.iterdir()) and not (path / "workspace.json").exists():
+            raise InvalidWorkspace(f"{path} is a directory but no workspace; nothing was overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        for entry in spec.get("unbinned", {}).get("files", []):
+            target = new / entry["uri"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.save(target, np.ascontiguousarray(tables[entry["id"]].values), allow_pickle=False)
+            entry["sha256"] = _sha256(target)
+        (new / "workspace.json").write_text(json.dumps(spec, indent=1, allow_nan=False))
+        if path.suffix == ".zip":
+            packed = Path(scratch) / "packed.zip"
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+                for file in sorted(new.rglob("*")):
+                    if file.is_file():
+                        archive.write(file, file.relative_to(new))
+            packed.replace(path)
+        else:
+            if path.exists():
+                path.rename(Path(scratch) / "old")
+            new.rename(path)
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise InvalidWorkspace(f"{path} is neither a directory nor a zip: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,271 @@
+"""A statistical analysis on disk: rates as a pyhf workspace, events as tables of numbers.
+
+`Workspace.load` reads one, `Workspace.build` makes one from a configuration file and ntuples, `Workspace.from_pyhf`
+takes any pyhf workspace. `model` and `data` are what inference needs.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyhf
+from numpy.typing import NDArray
+
+from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
+from nuratio.ratios.table import RatioTable
+from nuratio.workspace.tables import Store, write_workspace
+from nuratio.workspace.unbin import unbin_channel
+from nuratio.workspace.validate import core, problems, schema_problems
+
+if TYPE_CHECKING:
+    from nuratio.model.model import Model
+
+__all__ = ["DEFAULT_SETTINGS", "Workspace"]
+
+DEFAULT_SETTINGS = {"normsys": {"interpcode": "code4"}, "histosys": {"interpcode": "code4p"}}
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A pyhf workspace plus the key ``unbinned``, and the event tables it names.
+
+    Attributes
+    ----------
+    spec : dict
+        The JSON. Without ``unbinned`` it is a valid pyhf workspace: the counting version of the analysis.
+    tables : dict
+        File id -> `RatioTable`.
+    """
+
+    spec: dict[str, Any]
+    tables: Mapping[str, RatioTable] = field(default_factory=dict)
+
+    # --- making one
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = True) -> "Workspace":
+        """Read a workspace directory or zip, and check all of it.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool
+            Compare the checksums of the event tables (reads all of them).
+
+        Raises
+        ------
+        InvalidWorkspace
+            Listing every problem: schema, names, checksums, NaN.
+        """
+        store = Store(Path(path))
+        spec = store.json()
+        cls._raise(schema_problems(spec))
+        tables: dict[str, RatioTable] = {}
+        found = []
+        for entry in spec.get("unbinned", {}).get("files", []):
+            table, wrong = store.table(entry, verify=verify)
+            found += wrong
+            if table is not None:
+                tables[entry["id"]] = table
+        cls._raise(found + problems(spec, tables))
+        return cls(spec, tables)
+
+    @classmethod
+    def from_pyhf(cls, spec: Mapping[str, Any]) -> "Workspace":
+        """A workspace with no unbinned channel from a pyhf workspace (JSON object)."""
+        workspace = cls(copy.deepcopy(dict(spec)))
+        workspace.validate()
+        return workspace
+
+    @classmethod
+    def build(cls, config: str | Path, **options: Any) -> "Workspace":
+        """Train (or take from the cache) what a configuration file asks for and build its workspace.
+
+        See `nuratio.workspace.build.build`.
+        """
+        from nuratio.workspace.build import build
+
+        workspace: Workspace = build(config, **options)
+        return workspace
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write to a directory, or to a zip if the name ends in ``.zip``; all of it or nothing.
+
+        Raises
+        ------
+        InvalidWorkspace
+            The workspace is not valid, or the path is taken.
+        """
+        self.validate()
+        write_workspace(copy.deepcopy(self.spec), self.tables, Path(path), overwrite=overwrite)
+
+    def validate(self) -> None:
+        """Check everything, including that the total density is positive at every observed event at nominal parameters.
+
+        Raises
+        ------
+        InvalidWorkspace
+            Listing every problem found.
+        NonPositiveDensity
+            The samples cancel at an observed event.
+        """
+        self._raise(schema_problems(self.spec))
+        missing = [f["id"] for f in self.spec.get("unbinned", {}).get("files", []) if f["id"] not in self.tables]
+        self._raise([f"no table for file {name!r}" for name in missing] + problems(self.spec, self.tables))
+        for name in self.measurements:
+            self.model(name)
+
+    @staticmethod
+    def _raise(found: list[str]) -> None:
+        if found:
+            head = f"{len(found)} problems" if len(found) > 1 else "1 problem"
+            raise InvalidWorkspace(f"{head} in the workspace:\n  " + "\n  ".join(found))
+
+    # --- looking at it
+
+    @property
+    def measurements(self) -> list[str]:
+        """Names of the measurements."""
+        return [m["name"] for m in self.spec["measurements"]]
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of all channels, in pyhf's order."""
+        return sorted(c["name"] for c in self.spec["channels"])
+
+    @property
+    def unbinned(self) -> dict[str, dict[str, Any]]:
+        """Unbinned channel -> its entry."""
+        return {c["name"]: c for c in self.spec.get("unbinned", {}).get("channels", [])}
+
+    @property
+    def counting(self) -> dict[str, Any]:
+        """The pyhf workspace of the counting version of the analysis (JSON object)."""
+        return copy.deepcopy(core(self.spec))
+
+    def __repr__(self) -> str:
+        channels = [f"{c} (unbinned)" if c in self.unbinned else c for c in self.channels]
+        return f"Workspace({', '.join(channels)}; measurements {', '.join(self.measurements)})"
+
+    # --- using it
+
+    def model(self, measurement: str | None = None, *, poi: str | None = "") -> "Model":
+        """The model of a measurement (the first one by default).
+
+        Parameters
+        ----------
+        measurement : str, optional
+        poi : str or None
+            Another parameter of interest; None for a background-only model.
+
+        Raises
+        ------
+        UnknownName
+            No such measurement or parameter.
+        """
+        from nuratio.model.model import Model
+
+        name = self.measurements[0] if measurement is None else measurement
+        if name not in self.measurements:
+            raise UnknownName(f"no measurement {name!r}; {did_you_mean(name, self.measurements, 'measurements')}")
+        extension = self.spec.get("unbinned", {})
+        workspace = pyhf.Workspace(core(self.spec), validate=False)
+        companion = workspace.model(
+            measurement_name=name,
+            validate=False,
+            modifier_settings=extension.get("modifier_settings", DEFAULT_SETTINGS),
+        )
+        chosen = extension.get("poi", companion.config.poi_name) if poi == "" else poi
+        channels = [self._channel(entry, companion.config) for entry in self.unbinned.values()]
+        return Model(companion, channels, extension.get("parameters", []), poi=chosen)
+
+    def data(self, model: "Model", include_auxdata: bool = True) -> NDArray[np.float64]:
+        """The observed data as the model's flat vector, [counts and event weights | auxiliary data]."""
+        counts = {o["name"]: o["data"] for o in self.spec["observations"]}
+        main = np.zeros(model.config.nmaindata)
+        for name, where in model.config.channel_slices.items():
+            if name not in self.unbinned:
+                main[where] = counts[name]
+                continue
+            n = len(model.unbinned[name].observed)
+            events = self.unbinned[name]["events"]
+            if "weight" in events["observed"]:
+                on_pool = "file" not in events["observed"]
+                table = self.tables[events["pool" if on_pool else "observed"]["file"]]
+                start = where.start + n if on_pool else where.start
+                main[start : start + len(table)] = table[events["observed"]["weight"]["column"]]
+            else:
+                main[where.start : where.start + n] = 1.0
+        return np.concatenate([main, model.config.auxdata]) if include_auxdata else main
+
+    def unbin(self, channel: str) -> "Workspace":
+        """The same analysis with a binned channel rewritten as an unbinned one, one event per bin.
+
+        The ratios are piecewise constant, so the likelihood is the same up to a constant: the sharpest test there is of
+        the unbinned part.
+
+        Raises
+        ------
+        UnknownName
+            No such channel.
+        InvalidWorkspace
+            The channel is unbinned already, or has per-bin parameters (staterror, shapesys, shapefactor).
+        """
+        if channel not in self.channels:
+            raise UnknownName(f"no channel {channel!r}; {did_you_mean(channel, self.channels, 'channels')}")
+        spec, file, table = unbin_channel(self.spec, channel, DEFAULT_SETTINGS)
+        return Workspace(spec, {**self.tables, file: table})
+
+    def _channel(self, entry: Mapping[str, Any], config: Any) -> Any:
+        from nuratio.model.shapes import AdditiveShift, QuadExp, SampleShape
+        from nuratio.model.unbinned import UnbinnedChannel
+
+        events = entry["events"]
+        pool = self.tables[events["pool"]["file"]]
+        file = events["observed"].get("file")
+        names = [n for n in pool.names if n != events["pool"]["weight"]["column"]]
+        if "weight" in events["observed"]:
+            names = [n for n in names if n != events["observed"]["weight"]["column"]]
+        row = {n: i for i, n in enumerate(names)}
+
+        def par(name: str) -> int:
+            start: int = config.par_slice(name).start
+            return start
+
+        by_name = {s["name"]: s for s in entry["samples"]}
+        shapes = []
+        for name in (s for s in config.samples if s in by_name):
+            sample = by_name[name]
+            additive, quadexp = [], None
+            modifiers = {m["name"]: m for m in sample.get("modifiers", [])}
+            for m in modifiers.values():
+                if m["interpcode"] != "quadexp":
+                    hi, lo = row[m["data"]["hi"]["column"]], row[m["data"]["lo"]["column"]]
+                    integral = m["integral"]
+                    additive.append(
+                        AdditiveShift(par(m["name"]), m["interpcode"], hi, lo, integral["hi"], integral["lo"])
+                    )
+            if "normalisation" in sample and sample["normalisation"]["parameters"]:
+                norm = sample["normalisation"]
+                quadexp = QuadExp(
+                    tuple(par(p) for p in norm["parameters"]),
+                    tuple(row[modifiers[p]["data"]["d1"]["column"]] for p in norm["parameters"]),
+                    tuple(row[modifiers[p]["data"]["d2"]["column"]] for p in norm["parameters"]),
+                    np.array(norm["mean"], dtype=np.float64),
+                    np.array(norm["covariance"], dtype=np.float64),
+                )
+            shapes.append(SampleShape(name, row[sample["ratio"]["column"]], tuple(additive), quadexp))
+        companion = next(c for c in self.spec["channels"] if c["name"] == entry["name"])
+        return UnbinnedChannel(
+            name=entry["name"],
+            samples=tuple(shapes),
+            observed=pool.select(names).head(0) if file is None else self.tables[file].select(names),
+            pool=pool.select(names),
+            pool_weights=np.asarray(pool[events["pool"]["weight"]["column"]], dtype=np.float64),
+            nominal_yield=float(sum(abs(n) for s in companion["samples"] for n in s["data"])),
+            observed_features=self.tables.get(events["observed"].get("features")),
+            pool_features=self.tables.get(events["pool"].get("features")),
+        )
