@@ -1,0 +1,379 @@
+"""``nuratio``: from ntuples to limits.
+
+Every command prints JSON on stdout (or writes it with ``--output``), reads a workspace from a directory or zip, and
+exits with 1 and one clear message on an error. Results are read back by ``nuratio plot``, from a file or from ``-`` (stdin).
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nuratio import __version__
+from nuratio.errors import InvalidConfig, InvalidData, NuratioError
+
+if TYPE_CHECKING:
+    from nuratio.model.model import Model
+    from nuratio.workspace.workspace import Workspace
+
+__all__ = ["cli"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns nuratio's errors into one message and exit code 1, and its warnings into lines on stderr."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except NuratioError as error:
+                click.echo(f"nuratio: {error}", err=True)
+                sys.exit(1)
+            except BrokenPipeError:
+                sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    click.echo(f"nuratio: {category.__name__}: {message}", err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="nuratio")
+def cli() -> None:
+    """Unbinned neural-likelihood-ratio channels beside HistFactory: train, build, fit, set limits."""
+
+
+# --- shared options
+
+_config_argument = click.argument("config", type=click.Path(path_type=Path))
+_workspace_argument = click.argument("workspace", type=click.Path(path_type=Path))
+
+
+def _config_options(command: F) -> F:
+    command = click.option(
+        "--cache",
+        type=click.Path(path_type=Path),
+        help="Trained networks [default: CONFIG.nuratio-cache].",
+    )(command)
+    return click.option(
+        "--inputs", type=click.Path(path_type=Path), help="Directory of the ntuples, instead of the config's InputPath."
+    )(command)
+
+
+def _model_options(command: F) -> F:
+    for option in (
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON to this file."),
+        click.option(
+            "--asimov", type=float, help="Fit the Asimov data of this POI value (nuisances nominal), not the observed."
+        ),
+        click.option("--poi", help="Another parameter of interest."),
+        click.option("--measurement", help="Name of the measurement [default: the first]."),
+        _workspace_argument,
+    ):
+        command = option(command)
+    return command
+
+
+def _open(
+    workspace: Path, measurement: str | None, poi: str | None, asimov: float | None
+) -> tuple["Workspace", "Model", Any]:
+    import numpy as np
+
+    from nuratio.infer.fit import require_poi
+    from nuratio.workspace.workspace import Workspace
+
+    ws = Workspace.load(workspace)
+    model = ws.model(measurement, poi="" if poi is None else poi)
+    if asimov is None:
+        return ws, model, ws.data(model)
+    pars = np.array(model.config.suggested_init())
+    pars[model.config.par_names.index(require_poi(model))] = asimov
+    return ws, model, model.asimov(pars)
+
+
+def _emit(content: Any, output: Path | None = None) -> None:
+    text = content if isinstance(content, str) else json.dumps(content, indent=1, allow_nan=False)
+    if output is None:
+        click.echo(text)
+        return
+    scratch = output.with_name(f".{output.name}.part")
+    scratch.write_text(text + "\n")
+    scratch.replace(output)
+
+
+def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    pairs = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        try:
+            pairs[name] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER", ctx, parameter) from None
+    return pairs
+
+
+# --- making a workspace
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="demo")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of generation and training.")
+@click.option("--no-plots", is_flag=True, help="Draw nothing.")
+def demo(directory: Path, seed: int, no_plots: bool) -> None:
+    """Generate ntuples with exact densities, train, build, fit and set a limit; compare with the exact likelihood."""
+    from nuratio.demo.run import run_demo
+
+    _emit(run_demo(directory, seed=seed, plots=not no_plots))
+
+
+@cli.command()
+@_config_argument
+@_config_options
+def train(config: Path, inputs: Path | None, cache: Path | None) -> None:
+    """Train every network CONFIG asks for; what is in the cache is not trained again."""
+    from nuratio.workspace.build import train_all
+
+    trained = train_all(config, inputs=inputs, cache=cache)
+    _emit(
+        {region: {"trained": t.new, "cache": dict(t.keys), "report": t.ratio.report} for region, t in trained.items()}
+    )
+
+
+@cli.command()
+@_config_argument
+@_config_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The workspace [default: CONFIG's name].")
+@click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
+def build(config: Path, inputs: Path | None, cache: Path | None, output: Path | None, overwrite: bool) -> None:
+    """Build the workspace of CONFIG, training what is missing."""
+    from nuratio.workspace.build import build as build_workspace
+
+    target = Path(config.stem) if output is None else output
+    if target.exists() and not overwrite:
+        raise InvalidConfig(f"{target} exists; choose another --output or give --overwrite")
+    workspace = build_workspace(config, inputs=inputs, cache=cache)
+    workspace.save(target, overwrite=overwrite)
+    _emit({"workspace": str(target)} | _summary(workspace))
+
+
+@cli.command()
+@_workspace_argument
+def validate(workspace: Path) -> None:
+    """Check WORKSPACE: schema, names, checksums, NaN, positive densities. All problems are listed."""
+    from nuratio.workspace.workspace import Workspace
+
+    ws = Workspace.load(workspace)
+    ws.validate()
+    _emit({"workspace": str(workspace), "valid": True})
+
+
+@cli.command()
+@_workspace_argument
+def inspect(workspace: Path) -> None:
+    """Say what is in WORKSPACE: channels, samples, yields, parameters, events."""
+    from nuratio.workspace.workspace import Workspace
+
+    _emit(_summary(Workspace.load(workspace)))
+
+
+def _summary(workspace: "Workspace") -> dict[str, Any]:
+    channels = {}
+    for channel in workspace.spec["channels"]:
+        name = channel["name"]
+        entry: dict[str, Any] = {
+            "type": "unbinned" if name in workspace.unbinned else "binned",
+            "bins": len(channel["samples"][0]["data"]),
+            "yields": {s["name"]: sum(s["data"]) for s in channel["samples"]},
+            "observed": sum(next(o["data"] for o in workspace.spec["observations"] if o["name"] == name)),
+        }
+        if name in workspace.unbinned:
+            events = workspace.unbinned[name]["events"]
+            entry["pool events"] = len(workspace.tables[events["pool"]["file"]])
+        channels[name] = entry
+    model = workspace.model()
+    return {
+        "measurements": workspace.measurements,
+        "poi": model.config.poi_name,
+        "parameters": model.config.par_names,
+        "channels": channels,
+    }
+
+
+@cli.command()
+@_workspace_argument
+@click.argument("channel")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The new workspace.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
+def unbin(workspace: Path, channel: str, output: Path, overwrite: bool) -> None:
+    """Rewrite a binned CHANNEL as an unbinned one with piecewise-constant ratios: the same likelihood."""
+    from nuratio.workspace.workspace import Workspace
+
+    new = Workspace.load(workspace).unbin(channel)
+    new.save(output, overwrite=overwrite)
+    _emit({"workspace": str(output)} | _summary(new))
+
+
+# --- inference
+
+
+@cli.command()
+@_model_options
+@click.option("--fix", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Hold a parameter. Repeatable.")
+@click.option("--minos", multiple=True, metavar="NAME", help="MINOS interval of a parameter. Repeatable.")
+def fit(
+    workspace: Path,
+    measurement: str | None,
+    poi: str | None,
+    asimov: float | None,
+    output: Path | None,
+    fix: dict[str, float],
+    minos: tuple[str, ...],
+) -> None:
+    """Maximum-likelihood fit of WORKSPACE."""
+    from nuratio.infer.fit import fit as run
+
+    _, model, data = _open(workspace, measurement, poi, asimov)
+    _emit(run(model, data, fixed=fix, minos=minos).to_json(), output)
+
+
+@cli.command()
+@_model_options
+@click.option("--parameter", help="What to scan [default: the POI].")
+@click.option("--points", type=click.IntRange(min=2), default=41, show_default=True)
+@click.option("--range", "limits", type=(float, float), help="Ends of the scan [default: 3 standard deviations].")
+def scan(
+    workspace: Path,
+    measurement: str | None,
+    poi: str | None,
+    asimov: float | None,
+    output: Path | None,
+    parameter: str | None,
+    points: int,
+    limits: tuple[float, float] | None,
+) -> None:
+    """Profile-likelihood scan of one parameter."""
+    import numpy as np
+
+    from nuratio.infer.scan import scan as run
+
+    _, model, data = _open(workspace, measurement, poi, asimov)
+    values = None if limits is None else np.linspace(*limits, points).tolist()
+    _emit(run(model, data, parameter, values, points=points).to_json(), output)
+
+
+_test_stat_option = click.option(
+    "--test-stat", type=click.Choice(["qtilde", "q"]), default="qtilde", show_default=True, help="Test statistic."
+)
+
+
+@cli.command()
+@_model_options
+@click.option("--poi-value", type=float, default=1.0, show_default=True, help="The tested value.")
+@_test_stat_option
+def cls(
+    workspace: Path,
+    measurement: str | None,
+    poi: str | None,
+    asimov: float | None,
+    output: Path | None,
+    poi_value: float,
+    test_stat: str,
+) -> None:
+    """Asymptotic CLs of one POI value, observed and expected."""
+    from nuratio.infer.hypotest import hypotest
+
+    _, model, data = _open(workspace, measurement, poi, asimov)
+    _emit(hypotest(model, data, poi_value, test_stat=test_stat).to_json(), output)
+
+
+@cli.command()
+@_model_options
+@click.option("--level", type=float, default=0.05, show_default=True, help="1 - confidence level.")
+@_test_stat_option
+def limit(
+    workspace: Path,
+    measurement: str | None,
+    poi: str | None,
+    asimov: float | None,
+    output: Path | None,
+    level: float,
+    test_stat: str,
+) -> None:
+    """CLs upper limit on the POI, observed and expected."""
+    from nuratio.infer.limits import upper_limit
+
+    _, model, data = _open(workspace, measurement, poi, asimov)
+    _emit(upper_limit(model, data, level=level, test_stat=test_stat).to_json(), output)
+
+
+@cli.command()
+@_model_options
+@click.option("--expected-at", type=float, default=1.0, show_default=True, help="POI of the expected significance.")
+def significance(
+    workspace: Path,
+    measurement: str | None,
+    poi: str | None,
+    asimov: float | None,
+    output: Path | None,
+    expected_at: float,
+) -> None:
+    """Discovery significance, observed and expected."""
+    from nuratio.infer.hypotest import significance as run
+
+    _, model, data = _open(workspace, measurement, poi, asimov)
+    _emit(run(model, data, expected_at=expected_at).to_json(), output)
+
+
+@cli.command()
+@_model_options
+@click.option("--channel", required=True, help="The channel to draw.")
+@click.option("--feature", help="Feature of an unbinned channel [default: the first].")
+@click.option("--bins", type=click.IntRange(min=1), default=30, show_default=True, help="Of an unbinned channel.")
+@click.option("--range", "limits", type=(float, float), help="Range of the feature [default: that of the data].")
+def project(
+    workspace: Path,
+    measurement: str | None,
+    poi: str | None,
+    asimov: float | None,
+    output: Path | None,
+    channel: str,
+    feature: str | None,
+    bins: int,
+    limits: tuple[float, float] | None,
+) -> None:
+    """Fit, and histogram data and fitted samples of a channel in a feature (for ``nuratio plot``)."""
+    import numpy as np
+
+    from nuratio.infer.fit import fit as run
+    from nuratio.infer.projection import project as histogram
+
+    ws, model, data = _open(workspace, measurement, poi, asimov)
+    axes = {a["channel"]: a for a in ws.spec.get("unbinned", {}).get("axes", [])}
+    edges: Any = bins if limits is None else np.linspace(*limits, bins + 1)
+    if channel in axes:
+        feature, edges = axes[channel]["name"], axes[channel]["edges"]
+    _emit(histogram(model, data, run(model, data), channel, feature, edges).to_json(), output)
+
+
+@cli.command()
+@click.argument("result", type=click.Path(path_type=Path))
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--log", is_flag=True, help="Logarithmic y axis, where there is one.")
+def plot(result: Path, picture: Path, log: bool) -> None:
+    """Draw RESULT (a JSON file, or - for stdin) into PICTURE (.png, .pdf, .svg): limit, scan, fit or projection."""
+    from nuratio.infer.results import load_result
+
+    if str(result) != "-" and not result.is_file():
+        raise InvalidData(f"no result file {result}")
+    content = load_result(sys.stdin.read() if str(result) == "-" else result)
+    from nuratio.plots.save import save_plot
+
+    save_plot(content, picture, log=log)
+    _emit({"picture": str(picture)})
