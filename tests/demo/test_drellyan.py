@@ -15,7 +15,7 @@ GEV_MINUS2_IN_FB = 0.3893794e12
 
 def random_points(n, seed=1):
     rng = np.random.default_rng(seed)
-    return rng.uniform(120, 3000, n), rng.uniform(-1.4, 1.4, n), rng.uniform(-1, 1, n)
+    return rng.uniform(170, 3000, n), rng.uniform(-1.4, 1.4, n), rng.uniform(-1, 1, n)
 
 
 def slow_density(kappa, m, y, c):

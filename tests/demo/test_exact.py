@@ -93,7 +93,7 @@ def test_asimov_fit_returns_the_truth(exact):
     m = minimise(exact, exact.expected_data([1.0, 0.0, 0.0]))
     assert 0.2 < m.errors["kappa"] < 0.3
     assert abs(m.values["kappa"] - 1) < 1e-3 * m.errors["kappa"]
-    assert m.errors["mass_scale"] < 0.5  # the control region constrains it
+    assert m.errors["mass_scale"] < 0.6  # the control region constrains it
 
 
 def test_fits_of_pseudo_experiments_cover_the_truth():
@@ -129,7 +129,7 @@ def test_only_events_with_a_weight_count(exact):
 
 
 def test_from_events_selects_the_regions():
-    mll = np.array([110.0, 125.0, 299.0, 300.0, 2999.0, 3100.0])
+    mll = np.array([160.0, 175.0, 299.0, 300.0, 2999.0, 3100.0])
     exact = ExactLikelihood.from_events(mll, np.zeros(6), np.zeros(6))
     assert exact.counts.tolist() == [1, 0, 0, 0, 0, 1]
     assert exact.events[0].tolist() == [300.0, 2999.0]

@@ -19,7 +19,7 @@ from nuratio.demo.drellyan import (
 from nuratio.demo.generator import EVENTS, SLICES, VARIATIONS, generate, pseudo_experiment, write_ntuples
 from nuratio.errors import InvalidData, UnknownName
 
-MLL = Region("test", (120.0, 140.0, 180.0, 240.0, 300.0, 360.0, 450.0, 600.0, 750.0, 950.0, 1050.0, 1300.0, 3000.0))
+MLL = Region("test", (170.0, 190.0, 210.0, 240.0, 300.0, 360.0, 450.0, 600.0, 750.0, 950.0, 1050.0, 1300.0, 3000.0))
 SMALL = {
     "sm": (300_000, 100_000, 20_000),
     "interference": (20_000, 30_000, 30_000),
@@ -54,7 +54,7 @@ def compatible(chi2, n):
 def test_events_follow_the_exact_density(component):
     sample = generate(component, (100_000, 100_000, 100_000), np.random.default_rng(1))
     edges = [
-        np.array([120.0, 200.0, 290.0, 310.0, 500.0, 800.0, 1100.0, 3000.0]),
+        np.array([170.0, 200.0, 290.0, 310.0, 500.0, 800.0, 1100.0, 3000.0]),
         np.array([-1.4, -0.7, 0, 0.7, 1.4]),
         np.array([-1, -0.6, 0.1, 1]),
     ]
@@ -112,7 +112,7 @@ def test_trees_hold_the_same_generated_events(directory):
         for tree, alpha in VARIATIONS.items():
             shifted = read(directory / f"{component}.root", tree)
             assert len(np.unique(shifted["event"])) == len(shifted["event"])
-            assert shifted["mll"].min() >= 120
+            assert shifted["mll"].min() >= 170
             assert shifted["mll"].max() < 3000
             _, i, j = np.intersect1d(nominal["event"], shifted["event"], return_indices=True)
             assert len(i) > 0.9 * len(nominal["event"])
@@ -130,7 +130,7 @@ def test_variations_are_complete_at_the_edges_of_the_regions(directory):
         assert SLICES[0] * scale_factor(alpha) <= CR.edges[0] + 1e-9
         assert SLICES[-1] * scale_factor(alpha) >= SR.edges[-1] - 1e-9
         sample = read(directory / "sm.root", tree)
-        for region in (Region("low", (120.0, 121.2)), Region("middle", (297.0, 303.0))):
+        for region in (Region("low", (170.0, 171.7)), Region("middle", (297.0, 303.0))):
             weights = sample["weight"][(sample["mll"] > region.edges[0]) & (sample["mll"] < region.edges[1])]
             exact = integrate("sm", region, alpha)[0]
             assert weights.sum() == pytest.approx(exact, abs=4 * np.sqrt((weights**2).sum()))

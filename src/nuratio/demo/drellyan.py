@@ -73,7 +73,7 @@ class Region:
 
 
 SR = Region("SR", (300.0, 3000.0))
-CR = Region("CR", (120.0, 135.0, 150.0, 170.0, 200.0, 240.0, 300.0))
+CR = Region("CR", (170.0, 185.0, 200.0, 220.0, 240.0, 270.0, 300.0))
 REGIONS = {region.name: region for region in (CR, SR)}
 """The control region (binned) and the signal region (unbinned)."""
 

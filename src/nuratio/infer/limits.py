@@ -20,7 +20,7 @@ def upper_limit(
     level: float = 0.05,
     test_stat: str = "qtilde",
     points: int = 21,
-    rtol: float = 1e-4,
+    rtol: float = 1e-6,
 ) -> LimitResult:
     """CLs upper limit on the POI.
 

@@ -6,7 +6,7 @@ that is.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,12 +38,20 @@ class Likelihood:
         Unbinned channel -> its event terms.
     aux : ndarray
         Auxiliary data.
+    relative_threshold : float
+        Densities and rates below this share of the nominal expectation are continued smoothly.
     """
 
     model: "Model"
     counts: Mapping[str, Floats]
     terms: Mapping[str, tuple[EventTerm, ...]]
     aux: Floats
+    relative_threshold: float = RELATIVE_THRESHOLD
+
+    @property
+    def exact(self) -> "Likelihood":
+        """The same without any continuation: right wherever all densities are positive, however small."""
+        return replace(self, relative_threshold=1e-100)
 
     def value(self, theta: Floats) -> float:
         """-2 ln L."""
@@ -55,7 +63,8 @@ class Likelihood:
             total += _poisson(cells.sum(0), n, self._threshold(channel))[0]
         for channel, terms in self.terms.items():
             yields = nu[self.model.rates.cells(channel)]
-            total += 2 * float(yields.sum()) + sum(t.value(yields, full) for t in terms)
+            limit = self._threshold(channel)[0]
+            total += 2 * float(yields.sum()) + sum(t.value(yields, full, limit) for t in terms)
         return total
 
     def derivatives(self, theta: Floats, *, hessian: bool) -> tuple[float, Floats, Floats]:
@@ -81,9 +90,10 @@ class Likelihood:
             c = len(yields)
             total += 2 * float(yields.sum())
             by_cell[cells] = 2.0
+            limit = self._threshold(channel)[0]
             nuisances = list(model.unbinned[channel].nuisances)
             for term in terms:
-                value, first, curve = term.derivatives(yields, full, hessian=hessian)
+                value, first, curve = term.derivatives(yields, full, limit, hessian=hessian)
                 total += value
                 by_cell[cells] += first[:c]
                 gradient[nuisances] += first[c:]
@@ -145,7 +155,7 @@ class Likelihood:
         cells = self.model.rates.cells(channel)
         bins = self.model.rates.channels[channel][2]
         scale = np.abs(self.model.rates.nominal[cells]).reshape(-1, bins).sum(0)
-        return np.asarray(RELATIVE_THRESHOLD * np.maximum(scale, 1.0))
+        return np.asarray(self.relative_threshold * np.maximum(scale, 1.0))
 
 
 def _poisson(rate: Floats, n: Floats, threshold: Floats) -> tuple[float, Floats, Floats]:

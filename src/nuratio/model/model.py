@@ -153,9 +153,8 @@ class Model:
         """
         theta = self._pars(pars)
         likelihood = self.likelihood(data)
-        value = likelihood.value(theta)
         likelihood.require_positive(theta)
-        return value
+        return likelihood.exact.value(theta)
 
     def gradient(self, pars: ArrayLike, data: ArrayLike) -> Floats:
         """d(-2 ln L) / d pars, shape (P,)."""
@@ -174,7 +173,7 @@ class Model:
         likelihood = self.likelihood(data)
         if likelihood.nonpositive(theta):
             return np.array([np.nan])
-        return np.array([-likelihood.value(theta) / 2])
+        return np.array([-likelihood.exact.value(theta) / 2])
 
     # --- expected data and toys
 
@@ -213,7 +212,7 @@ class Model:
 
     def make_pdf(self, pars: ArrayLike) -> Any:
         """pyhf's protocol: an object whose ``sample((n,))`` gives toys."""
-        return self.pyhf_model.make_pdf(pars) if self._plain else _ToyPdf(self, self._pars(pars))
+        return self.pyhf_model.make_pdf(self._pars(pars)) if self._plain else _ToyPdf(self, self._pars(pars))
 
     def constraint_widths(self, aux: Floats) -> tuple[Floats, Floats]:
         """Where auxiliary data put each parameter, and the width: two arrays (P,), NaN for free parameters."""

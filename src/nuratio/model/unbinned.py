@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nuratio.model.positivity import RELATIVE_THRESHOLD, extended_log
+from nuratio.model.positivity import extended_log
 from nuratio.model.shapes import SampleShape
 from nuratio.ratios.table import RatioTable
 
@@ -37,8 +37,6 @@ class UnbinnedChannel:
         The two event tables, with the same columns.
     pool_weights : ndarray, shape (pool events,)
         Reference weights of the pool: the measure q(x) dx, summing to 1.
-    nominal_yield : float
-        Sum of the absolute nominal yields, the scale of the positivity threshold.
     observed_features, pool_features : RatioTable or None
         Features of the same events, for drawing.
     """
@@ -48,7 +46,6 @@ class UnbinnedChannel:
     observed: RatioTable
     pool: RatioTable
     pool_weights: Floats
-    nominal_yield: float
     observed_features: RatioTable | None = None
     pool_features: RatioTable | None = None
 
@@ -59,11 +56,6 @@ class UnbinnedChannel:
     def nuisances(self) -> tuple[int, ...]:
         """Nuisances with a shape effect in this channel (companion indices, sorted)."""
         return tuple(sorted({p for s in self.samples for p in s.par}))
-
-    @property
-    def threshold(self) -> float:
-        """Densities below this are continued smoothly inside a minimiser."""
-        return RELATIVE_THRESHOLD * self.nominal_yield
 
     def terms(self, weights: Floats) -> tuple["EventTerm", ...]:
         """The likelihood terms of a data set: one per table with a non-zero weight; weight-zero events are dropped."""
@@ -101,15 +93,17 @@ class EventTerm:
             events = slice(start, start + BLOCK)
             yield np.asarray(self.values[:, events], dtype=np.float64), self.weights[events]
 
-    def value(self, nu: Floats, theta: Floats) -> float:
-        """-2 sum w ln density, continued below the threshold."""
+    def value(self, nu: Floats, theta: Floats, threshold: float) -> float:
+        """-2 sum w ln density, continued below the threshold (density / reference density, in expected events)."""
         total = 0.0
         for block, w in self._blocks():
             density = sum(n * s.evaluate(block, theta, 0).value for n, s in zip(nu, self.channel.samples, strict=True))
-            total -= 2 * float(w @ extended_log(np.asarray(density), self.channel.threshold)[0])
+            total -= 2 * float(w @ extended_log(np.asarray(density), threshold)[0])
         return total
 
-    def derivatives(self, nu: Floats, theta: Floats, *, hessian: bool) -> tuple[float, Floats, Floats]:
+    def derivatives(
+        self, nu: Floats, theta: Floats, threshold: float, *, hessian: bool
+    ) -> tuple[float, Floats, Floats]:
         """Value, gradient (C + K,) and Hessian (C + K, C + K) in the C yields and K nuisances of the channel.
 
         Without ``hessian`` the last is empty.
@@ -127,7 +121,7 @@ class EventTerm:
             density = nu @ first[:c]
             for n, rows, slope in zip(nu, local, slopes, strict=True):
                 first[rows] += n * slope
-            log, log1, log2 = extended_log(density, self.channel.threshold)
+            log, log1, log2 = extended_log(density, threshold)
             value -= 2 * float(w @ log)
             gradient -= 2 * (first @ (w * log1))
             if hessian:

@@ -258,14 +258,12 @@ class Workspace:
                     np.array(norm["covariance"], dtype=np.float64),
                 )
             shapes.append(SampleShape(name, row[sample["ratio"]["column"]], tuple(additive), quadexp))
-        companion = next(c for c in self.spec["channels"] if c["name"] == entry["name"])
         return UnbinnedChannel(
             name=entry["name"],
             samples=tuple(shapes),
             observed=pool.select(names).head(0) if file is None else self.tables[file].select(names),
             pool=pool.select(names),
             pool_weights=np.asarray(pool[events["pool"]["weight"]["column"]], dtype=np.float64),
-            nominal_yield=float(sum(abs(n) for s in companion["samples"] for n in s["data"])),
             observed_features=self.tables.get(events["observed"].get("features")),
             pool_features=self.tables.get(events["pool"].get("features")),
         )
