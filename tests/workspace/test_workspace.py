@@ -1,0 +1,280 @@
+import copy
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pyhf
+import pytest
+
+import analytic
+from nuratio.errors import InvalidWorkspace, UnknownName
+from nuratio.ratios.table import RatioTable
+from nuratio.workspace.workspace import Workspace
+
+
+@pytest.fixture
+def saved(analytic_workspace, tmp_path):
+    analytic_workspace.save(tmp_path / "ws")
+    return tmp_path / "ws"
+
+
+def edit(directory, change):
+    file = directory / "workspace.json"
+    spec = json.loads(file.read_text())
+    change(spec)
+    file.write_text(json.dumps(spec))
+
+
+# --- round trips
+
+
+@pytest.mark.parametrize("name", ["ws", "ws.zip"])
+def test_save_and_load_change_nothing(analytic_workspace, tmp_path, rng, name):
+    analytic_workspace.save(tmp_path / name)
+    back = Workspace.load(tmp_path / name)
+    model, again = analytic_workspace.model(), back.model()
+    data = analytic_workspace.data(model)
+    np.testing.assert_array_equal(back.data(again), data)
+    for _ in range(3):
+        theta = analytic.random_point(model, rng)
+        assert again.twice_nll(theta, data) == model.twice_nll(theta, data)
+    back.save(tmp_path / "twice")
+    assert Workspace.load(tmp_path / "twice").spec == back.spec
+
+
+def test_tables_are_memory_maps(saved):
+    table = Workspace.load(saved).tables["pool"]
+    assert isinstance(table.values, np.memmap)
+    assert isinstance(Workspace.load(saved).model().unbinned["SR"].pool.values, np.memmap)
+
+
+def test_popping_the_key_leaves_a_pyhf_workspace(saved):
+    spec = json.loads((saved / "workspace.json").read_text())
+    del spec["unbinned"]
+    workspace = pyhf.Workspace(spec)
+    model = workspace.model()
+    assert len(workspace.data(model)) == 3 + model.config.nauxdata
+    assert Workspace.load(saved).counting == spec
+
+
+def test_saving_is_all_or_nothing(analytic_workspace, tmp_path):
+    target = tmp_path / "ws"
+    analytic_workspace.save(target)
+    before = (target / "workspace.json").read_bytes()
+    with pytest.raises(InvalidWorkspace, match="exists"):
+        analytic_workspace.save(target)
+    broken = Workspace(analytic_workspace.spec, {})
+    with pytest.raises(InvalidWorkspace, match="no table for file"):
+        broken.save(target, overwrite=True)
+    assert (target / "workspace.json").read_bytes() == before
+    analytic_workspace.save(target, overwrite=True)
+    assert (target / "workspace.json").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ws"]
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("years of work")
+    with pytest.raises(InvalidWorkspace, match="no workspace; nothing was overwritten"):
+        analytic_workspace.save(other, overwrite=True)
+    assert (other / "chapter.tex").read_text() == "years of work"
+
+
+# --- what is refused
+
+
+def test_all_problems_are_listed_together(saved):
+    def change(spec):
+        channel = spec["unbinned"]["channels"][0]
+        channel["samples"][0]["modifiers"][0]["name"] = "tillt"
+        channel["samples"][1]["ratio"]["column"] = "signnal"
+        channel["events"]["pool"]["weight"]["column"] = "wieght"
+        spec["measurements"][0]["config"]["parameters"] = [{"name": "nrom", "inits": [0.0]}]
+        spec["observations"][1]["data"] = [12.0]
+
+    edit(saved, change)
+    with pytest.raises(InvalidWorkspace) as error:
+        Workspace.load(saved)
+    message = str(error.value)
+    for expected in (
+        "unbinned/channels/0/samples/0/modifiers/0: nuisance 'tillt' is no parameter of the companion; did you mean 'ti",
+        "unbinned/channels/0/samples/1/ratio: no column 'signnal' in the pool events; did you mean 'signal'",
+        "no weight column 'wieght'; did you mean 'weight'",
+        "/measurements/0/config/parameters/0: 'nrom' is no parameter of the model; did you mean 'norm'",
+        "the companion's observation is [12.0]",
+        "parameters ['tilt'] differ from the modifiers ['tillt']",
+    ):
+        assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["unbinned", "version"], "2.0.0", "unbinned/version"),
+        (["unbinned", "channels", 0, "smaples"], [], "smaples"),
+        (["unbinned", "channels", 0, "samples", 0, "modifiers", 0, "interpcode"], "code7", "modifiers/0"),
+        (["unbinned", "channels", 0, "name"], "SRR", "no companion channel 'SRR'; did you mean 'SR'"),
+        (["unbinned", "files", 0, "sha256"], "abc", "unbinned/files/0/sha256"),
+        (["unbinned", "channels", 0, "samples", 0, "normalisation", "mean"], [0.0], "must have 2 rows"),
+        (["unbinned", "channels", 0, "samples", 1, "name"], "background", "occurs 2 times"),
+        (["channels", 0, "samples", 0, "data"], "many", "the pyhf part"),
+        (["observations", 0, "name"], "CRR", "channel 'CR' has no observation"),
+        (["unbinned", "channels", 0, "events", "pool", "file"], "pol", "no file 'pol'; did you mean 'pool'"),
+    ],
+)
+def test_each_defect_is_named(saved, path, value, message):
+    def change(spec):
+        for key in path[:-1]:
+            spec = spec[key]
+        spec[path[-1]] = value
+
+    edit(saved, change)
+    with pytest.raises(InvalidWorkspace, match=message.replace("[", r"\[")):
+        Workspace.load(saved)
+
+
+@pytest.mark.parametrize("uri", ["../pool.npy", "/etc/passwd", "a/../../pool.npy", "C:/pool.npy", "..\\pool.npy"])
+def test_paths_stay_inside_the_workspace(saved, uri):
+    (saved.parent / "pool.npy").write_bytes((saved / "pool.npy").read_bytes())
+    edit(saved, lambda spec: spec["unbinned"]["files"][1].update(uri=uri))
+    with pytest.raises(InvalidWorkspace, match="stay inside the workspace"):
+        Workspace.load(saved)
+
+
+def test_links_stay_inside_the_workspace(saved):
+    outside = saved.parent / "outside.npy"
+    shutil.move(saved / "pool.npy", outside)
+    (saved / "pool.npy").symlink_to(outside)
+    with pytest.raises(InvalidWorkspace, match="leads out of the workspace"):
+        Workspace.load(saved)
+
+
+def test_damaged_tables_are_refused(saved):
+    file = saved / "pool.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-100])
+    with pytest.raises(InvalidWorkspace, match=r"not a readable \.npy table"):
+        Workspace.load(saved)
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InvalidWorkspace, match="checksum"):
+        Workspace.load(saved)
+    Workspace.load(saved, verify=False)
+    shutil.copy(saved / "observed.npy", file)
+    with pytest.raises(InvalidWorkspace, match=r"holds float64\[4, 1\d+\], declared is float64\[5, 4000\]"):
+        Workspace.load(saved)
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InvalidWorkspace, match=r"not a readable \.npy table"):
+        Workspace.load(saved)
+    file.unlink()
+    with pytest.raises(InvalidWorkspace, match="no such file in the workspace"):
+        Workspace.load(saved)
+
+
+def test_nan_is_refused(saved):
+    table = np.load(saved / "pool.npy")
+    table[0, 17] = np.nan
+    np.save(saved / "pool.npy", table)
+    with pytest.raises(InvalidWorkspace, match=r"column 'background' is NaN or infinite at 1 events \(first: 17\)"):
+        Workspace.load(saved, verify=False)
+
+
+def test_what_is_no_workspace_is_refused(tmp_path):
+    for content, message in ((None, "no workspace.json"), ("{", "is not JSON"), ("[]", "JSON object, not list")):
+        if content is not None:
+            (tmp_path / "workspace.json").write_text(content)
+        with pytest.raises(InvalidWorkspace, match=message):
+            Workspace.load(tmp_path)
+    with pytest.raises(InvalidWorkspace, match="no such file or directory"):
+        Workspace.load(tmp_path / "nothing")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InvalidWorkspace, match="neither a directory nor a zip"):
+        Workspace.load(tmp_path / "file")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    with pytest.raises(InvalidWorkspace, match=r"no workspace\.json"):
+        Workspace.load(tmp_path / "empty.zip")
+
+
+def test_quadexp_and_additive_codes_on_one_sample_are_refused(analytic_workspace):
+    spec = copy.deepcopy(analytic_workspace.spec)
+    column = {"column": "signal"}
+    spec["unbinned"]["channels"][0]["samples"][0]["modifiers"].append(
+        {
+            "name": "norm",
+            "type": "ratiosys",
+            "interpcode": "code0",
+            "data": {"hi": column, "lo": column},
+            "integral": {"hi": 1.0, "lo": 1.0},
+        }
+    )
+    with pytest.raises(InvalidWorkspace, match="use one kind"):
+        Workspace(spec, analytic_workspace.tables).validate()
+
+
+# --- measurements
+
+
+def test_measurements_and_pois(analytic_workspace):
+    assert analytic_workspace.model(poi=None).config.poi_index is None
+    assert analytic_workspace.model(poi="xs").config.poi_name == "xs"
+    with pytest.raises(UnknownName, match="did you mean 'analytic'"):
+        analytic_workspace.model("analitic")
+    with pytest.raises(UnknownName, match="no parameter 'nu'"):
+        analytic_workspace.model(poi="nu")
+    spec = copy.deepcopy(analytic_workspace.spec)
+    spec["measurements"][0]["config"]["poi"] = ""
+    assert Workspace(spec, analytic_workspace.tables).model().config.poi_name is None
+
+
+# --- unbin
+
+
+@pytest.mark.parametrize("kind", ["staterror", "shapesys", "shapefactor"])
+def test_parameters_per_bin_are_refused(kind):
+    spec = analytic.binned_spec(per_bin=False)
+    data = None if kind == "shapefactor" else [1.0, 1.0, 1.0]
+    spec["channels"][0]["samples"][0]["modifiers"].append({"name": "g", "type": kind, "data": data})
+    with pytest.raises(InvalidWorkspace, match=f"sample 'background': {kind} 'g' has a parameter per bin"):
+        Workspace.from_pyhf(spec).unbin("B")
+
+
+def test_unbin_is_refused_where_it_makes_no_sense():
+    ws = Workspace.from_pyhf(analytic.binned_spec(per_bin=False))
+    with pytest.raises(UnknownName, match="no channel 'C'"):
+        ws.unbin("C")
+    with pytest.raises(InvalidWorkspace, match="unbinned already"):
+        ws.unbin("A").unbin("A")
+    spec = analytic.binned_spec(per_bin=False)
+    spec["channels"][0]["samples"][1]["data"] = [0.0, 0.0, 0.0]
+    with pytest.raises(InvalidWorkspace, match="nominal yield is 0"):
+        Workspace.from_pyhf(spec).unbin("B")
+
+
+def test_unbin_leaves_the_original_alone(tmp_path):
+    ws = Workspace.from_pyhf(analytic.binned_spec(per_bin=False))
+    before = copy.deepcopy(ws.spec)
+    new = ws.unbin("B")
+    assert ws.spec == before
+    new.save(tmp_path / "new")
+    model = Workspace.load(tmp_path / "new").model()
+    np.testing.assert_array_equal(new.data(model), ws.data(ws.model()))
+
+
+# --- the table
+
+
+def test_selecting_neighbours_is_a_view():
+    table = RatioTable.from_columns({"a": [1, 2], "b": [3, 4], "c": [5, 6]})
+    assert np.shares_memory(table.select(["b", "c"]).values, table.values)
+    np.testing.assert_array_equal(table.select(["c", "a"]).values, [[5, 6], [1, 2]])
+    with pytest.raises(UnknownName, match="no column 'd'"):
+        table["d"]
+    assert table.head(0).values.shape == (3, 0)
+
+
+def test_columns_must_fit_together():
+    for columns, message in (
+        ({"a": [1, 2], "b": [1]}, "same shape"),
+        ({"a": [1, np.inf]}, r"NaN or infinite for 1 events \(first: event 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RatioTable.from_columns(columns)
