@@ -96,7 +96,7 @@ def test_all_problems_are_listed_together(saved):
         Workspace.load(saved)
     message = str(error.value)
     for expected in (
-        "unbinned/channels/0/samples/0/modifiers/0: nuisance 'tillt' is no parameter of the companion; did you mean 'ti",
+        "samples/0/modifiers/0: nuisance 'tillt' is no parameter of the companion; did you mean 'tilt'",
         "unbinned/channels/0/samples/1/ratio: no column 'signnal' in the pool events; did you mean 'signal'",
         "no weight column 'wieght'; did you mean 'weight'",
         "/measurements/0/config/parameters/0: 'nrom' is no parameter of the model; did you mean 'norm'",

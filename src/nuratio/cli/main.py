@@ -1,7 +1,7 @@
 """``nuratio``: from ntuples to limits.
 
 Every command prints JSON on stdout (or writes it with ``--output``), reads a workspace from a directory or zip, and
-exits with 1 and one clear message on an error. Results are read back by ``nuratio plot``, from a file or from ``-`` (stdin).
+exits with 1 and one clear message on an error. Results are read back by ``nuratio plot``, from a file or ``-``.
 """
 
 import json
