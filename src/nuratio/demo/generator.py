@@ -41,9 +41,9 @@ SLICES = (CR.edges[0] / scale_factor(1), SR.edges[0] / scale_factor(1), 600.0, S
 """Edges in true mll [GeV] of the slices simulated separately; all that any variation brings into a region is inside."""
 
 EVENTS = {
-    "sm": (400_000, 300_000, 100_000),
-    "interference": (50_000, 150_000, 150_000),
-    "newphys": (20_000, 60_000, 160_000),
+    "sm": (300_000, 200_000, 80_000),
+    "interference": (40_000, 100_000, 100_000),
+    "newphys": (20_000, 40_000, 80_000),
 }
 """Default number of simulated events of each component in each slice."""
 

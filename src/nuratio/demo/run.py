@@ -1,7 +1,7 @@
 """The whole chain on the built-in example: ntuples, training, workspace, fit, limit, plots, and the exact answer.
 
-``run_demo`` is ``nuratio demo``. It uses the public functions a user would, and the exact likelihood of the generator on
-the same events as the judge.
+``run_demo`` is ``nuratio demo``. It uses the public functions a user would, and the exact likelihood of the generator
+on the same events as the judge.
 """
 
 import json
@@ -13,15 +13,17 @@ from time import perf_counter
 from typing import Any
 
 import uproot
+import yaml
 from rich.console import Console
 from rich.table import Table
 
+from nuratio.demo.drellyan import CR
 from nuratio.demo.exact import ExactLikelihood
 from nuratio.demo.generator import EVENTS, write_ntuples
 from nuratio.infer.fit import fit
 from nuratio.infer.limits import upper_limit
 from nuratio.infer.projection import project
-from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
+from nuratio.infer.results import FitResult, LimitResult, ScanResult
 from nuratio.infer.scan import scan
 from nuratio.model.model import Model
 from nuratio.workspace.build import build
@@ -65,7 +67,7 @@ def run_demo(
     events : mapping
         Simulated events, as for `nuratio.demo.generator.write_ntuples`.
     training : mapping, optional
-        A ``Training`` section that replaces the configuration's (smaller networks for a quick look).
+        Replaces entries of the configuration's ``Training`` section (smaller networks for a quick look).
     plots : bool
         Draw the results into ``plots/``.
 
@@ -84,10 +86,9 @@ def run_demo(
     say(f"generating ntuples in {directory / 'ntuples'}")
     write_ntuples(directory / "ntuples", seed=seed, events=events)
     config = directory / "demo.yml"
-    section = {"Seed": seed} if training is None else dict(training)
-    config.write_text(
-        (files("nuratio.demo") / "demo.yml").read_text() + f"\nTraining: {json.dumps(section)}\n"  # JSON is YAML
-    )
+    text = (files("nuratio.demo") / "demo.yml").read_text()
+    settings = yaml.safe_load(text)["Training"] | {"Seed": seed} | dict(training or {})
+    config.write_text(f"{text[: text.index('Training:')]}Training: {json.dumps(settings)}\n")  # JSON is YAML
     say("training density ratios, building the workspace")
     workspace = build(config, cache=directory / "cache")
     workspace.save(directory / "workspace", overwrite=True)
@@ -119,13 +120,32 @@ def _write(directory: Path, learned: _Answer, exact: _Answer) -> None:
             (results / f"{name}_{result.kind}.json").write_text(result.to_json() + "\n")
 
 
-def _projections(model: Model, data: Any, result: FitResult) -> list[Projection]:
-    binning = json.loads(json.dumps(_CR_EDGES))
-    return [
-        project(model, data, result, "SR", "ln_mll", 30),
-        project(model, data, result, "SR", "costh", 30),
-        project(model, data, result, "CR", "mll", binning),
-    ]
+def _draw(directory: Path, model: Model, data: Any, learned: _Answer, exact: _Answer) -> None:
+    import matplotlib.pyplot as plt
+
+    from nuratio import plots
+
+    folder = directory / "plots"
+    folder.mkdir(exist_ok=True)
+
+    def save(artists: Any, name: str) -> None:
+        figure = artists.ax.figure
+        figure.savefig(folder / f"{name}.png")
+        plt.close(figure)
+
+    save(plots.cls_scan(learned.limit, poi_label=r"$\kappa$"), "limit")
+    save(plots.pulls(learned.fit), "pulls")
+    curve = plots.profile(learned.scan, label="learned", parameter_label=r"$\kappa$")
+    save(plots.profile(exact.scan, ax=curve.ax, label="exact", parameter_label=r"$\kappa$", linestyle="--"), "scan")
+    labels = {"sm": r"$Z/\gamma^*$", "interference": "Interference", "newphys": r"$Z'$"}
+    for channel, feature, label, edges in (
+        ("SR", "ln_mll", r"$\ln(m_{\ell\ell}$ / GeV)", 30),
+        ("SR", "costh", r"$\cos\theta^*$", 20),
+        ("CR", "mll", r"$m_{\ell\ell}$ [GeV]", CR.edges),
+    ):
+        drawn = project(model, data, learned.fit, channel, feature, edges)
+        artists = plots.stack(drawn, labels=labels, log=feature == "ln_mll", feature_label=label)
+        save(artists, f"{channel}_{feature}")
 
 
 def _table(learned: _Answer, exact: _Answer) -> Table:

@@ -113,10 +113,10 @@ class Fitter:
         *,
         fixed: Mapping[str, float] | None = None,
         init: Mapping[str, float] | None = None,
-        start: Floats | None = None,
+        near: Minimum | None = None,
     ) -> Minimum:
-        """The minimum with some parameters held; ``start`` (shape (P,)) is a warm start."""
-        theta = (self.init if start is None else start).copy()
+        """The minimum with some parameters held; ``near`` is a minimum close by, followed along its tangent."""
+        theta = (self.init if near is None else near.theta).copy()
         held = self.fixed.copy()
         for name, value in (init or {}).items():
             theta[self.index(name)] = value
@@ -129,9 +129,9 @@ class Fitter:
                     f"parameter {name!r} = {value:.6g} is outside its bounds [{low:.6g}, {high:.6g}]; widen them in "
                     f"the measurement or with bounds={{{name!r}: ...}}"
                 )
-        return minimize(
-            self.likelihood, theta, self.bounds, held, names=self.names, warm=start is not None or init is not None
-        )
+        if near is not None:
+            theta = near.predict(theta, held)
+        return minimize(self.likelihood, theta, self.bounds, held, names=self.names, warm=near is not None)
 
     def result(
         self,
@@ -154,7 +154,7 @@ class Fitter:
         if hesse:
             covariance = np.zeros((n, n))
             free = np.flatnonzero(~held)
-            hessian = self.likelihood.hessian(minimum.theta)[np.ix_(free, free)]
+            hessian = minimum.hessian[np.ix_(free, free)]
             try:
                 np.linalg.cholesky(hessian)
                 covariance[np.ix_(free, free)] = 2 * np.linalg.inv(hessian)
@@ -195,17 +195,17 @@ class Fitter:
         kept = {n: float(v) for n, v, h in zip(self.names, minimum.theta, held, strict=True) if h}
         sigma = np.sqrt(covariance[k, k])
         step = sigma if np.isfinite(sigma) and sigma > 0 else 0.1 * max(abs(minimum.theta[k]), 1.0)
-        start = minimum.theta
+        near = minimum
 
         def rise(value: float) -> float:
-            nonlocal start
-            conditional = self.minimum(fixed=kept | {name: value}, start=start)
-            start = conditional.theta if conditional.valid else start
+            nonlocal near
+            conditional = self.minimum(fixed=kept | {name: value}, near=near)
+            near = conditional if conditional.valid else near
             return conditional.value - minimum.value - 1.0 if conditional.valid else np.nan
 
         ends = []
         for side, bound in ((-1.0, self.bounds[k][0]), (1.0, self.bounds[k][1])):
-            start = minimum.theta
+            near = minimum
             inner, outer = float(minimum.theta[k]), float(minimum.theta[k])
             height, reach = -1.0, step
             while height < 0 and outer != bound:

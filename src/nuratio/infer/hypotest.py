@@ -68,21 +68,22 @@ def significance(model: Any, data: ArrayLike, *, expected_at: float = 1.0) -> Si
 class _Profile:
     """Free and conditional minima of one data set; conditional fits start from the nearest one known."""
 
-    def __init__(self, fitter: Fitter, poi: str, start: Minimum | None = None) -> None:
+    def __init__(self, fitter: Fitter, poi: str, near: Minimum | None = None) -> None:
         self.fitter, self.poi = fitter, poi
         self.k = fitter.index(poi)
-        self.free = fitter.minimum(start=None if start is None else start.theta)
         self.conditional: dict[float, Minimum] = {}
+        self.problems: dict[str, str] = {}
+        self.free = self._note("free fit", fitter.minimum(near=near))
 
     def at(self, value: float) -> Minimum:
         """The conditional minimum at a POI value."""
         if value not in self.conditional:
             known = [self.free, *self.conditional.values()]
             nearest = min((m for m in known if m.valid), key=lambda m: abs(m.theta[self.k] - value), default=self.free)
-            minimum = self.fitter.minimum(fixed={self.poi: value}, start=nearest.theta)
+            minimum = self.fitter.minimum(fixed={self.poi: value}, near=nearest)
             if minimum.valid and minimum.value < self.free.value - 1e-7:  # a better minimum than the free fit found
-                self.free = self.fitter.minimum(start=minimum.theta)
-            self.conditional[value] = minimum
+                self.free = self._note("free fit", self.fitter.minimum(near=minimum))
+            self.conditional[value] = self._note(f"{self.poi} = {value:.6g}", minimum)
         return self.conditional[value]
 
     def statistic(self, value: float, test_stat: str) -> float:
@@ -97,15 +98,15 @@ class _Profile:
                 free = self.at(0.0)
         return 0.0 if zero else max(conditional.value - free.value, 0.0)
 
-    def problems(self) -> list[str]:
-        """What is wrong with the fits made so far."""
-        notes = []
-        for name, m in [("free fit", self.free), *((f"{self.poi} = {v:.6g}", m) for v, m in self.conditional.items())]:
-            if not m.valid:
-                notes.append(f"{name}: {m.message}")
-            elif lines := self.fitter.likelihood.nonpositive(m.theta):
-                notes.append(f"{name}: the total density is not positive at {len(lines)} events or bins: {lines[0]}")
-        return notes
+    def _note(self, name: str, minimum: Minimum) -> Minimum:
+        """Keep what is wrong with a fit, if anything."""
+        lines = self.fitter.likelihood.nonpositive(minimum.theta)
+        self.problems.pop(name, None)
+        if not minimum.valid:
+            self.problems[name] = minimum.message
+        elif lines:
+            self.problems[name] = f"the total density is not positive at {len(lines)} events or bins: {lines[0]}"
+        return minimum
 
 
 class Tester:
@@ -132,7 +133,7 @@ class Tester:
         background = self.observed.at(alternative)
         fitter = self.observed.fitter
         self.asimov = _Profile(
-            Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, start=background
+            Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, near=background
         )
 
     def test(self, poi_value: float) -> HypotestResult:
@@ -149,8 +150,8 @@ class Tester:
             expected = [float(norm.sf(root_asimov - n)) for n in _SIGMAS]
         else:
             expected = [float(norm.sf(root_asimov - n) / norm.cdf(n)) for n in _SIGMAS]
-        problems = [f"observed {p}" for p in self.observed.problems()]
-        problems += [f"Asimov {p}" for p in self.asimov.problems()]
+        profiles = {"observed": self.observed, "Asimov": self.asimov}
+        problems = [f"{data} {fit}: {what}" for data, p in profiles.items() for fit, what in p.problems.items()]
         return HypotestResult(
             poi=self.poi,
             poi_value=float(poi_value),

@@ -7,7 +7,7 @@ only if they do not.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = ["Minimum", "Objective", "minimize", "minuit"]
 Floats = NDArray[np.float64]
 
 _EDM = 1e-9  # accepted distance to the minimum, in -2 ln L
+_ROUNDING = 1e-11  # of -2 ln L: differences below are lost in its sum
 _STEPS = 30
 
 
@@ -48,14 +49,29 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a minimisation ended: point, value, distance to the minimum, and whether it can be trusted."""
+    """Where a minimisation ended: point, value, Hessian, distance to the minimum, and whether it can be trusted."""
 
     theta: Floats
     value: float
+    hessian: Floats
     edm: float
     valid: bool
     message: str
     at_bound: NDArray[np.bool_]
+
+    def predict(self, theta: Floats, fixed: NDArray[np.bool_]) -> Floats:
+        """Where the free parameters go, to first order, when the fixed ones move to their values in ``theta``.
+
+        The tangent of the profile, d free / d fixed = -H_ff^-1 H_fx (implicit function theorem).
+        """
+        free = np.flatnonzero(~(fixed | self.at_bound))
+        moved = np.flatnonzero(fixed & (theta != self.theta))
+        start = np.where(fixed, theta, self.theta)
+        block = self.hessian[np.ix_(free, free)]
+        slope = self.hessian[np.ix_(free, moved)] @ (theta - self.theta)[moved]
+        if len(moved) and np.isfinite(block).all() and np.isfinite(slope).all():
+            start[free] -= np.linalg.lstsq(block, slope, rcond=None)[0]
+        return start
 
 
 def minimize(
@@ -84,7 +100,7 @@ def minimize(
     lower, upper = np.array(bounds, dtype=np.float64).T
     start = np.where(fixed, start, np.clip(start, lower, upper))
     if warm or fixed.all():
-        minimum = _newton(objective, start, lower, upper, fixed, "")
+        minimum = _newton(objective, start, lower, upper, fixed)
         if minimum.valid:
             return minimum
     notes: list[str] = []
@@ -93,15 +109,15 @@ def minimize(
         m = minuit(objective, theta, bounds, fixed, names=names)
         m.strategy = strategy
         m.migrad()
-        minimum = _newton(objective, np.array(m.values), lower, upper, fixed, "")
+        minimum = _newton(objective, np.array(m.values), lower, upper, fixed)
         if minimum.valid:
             note = f"{'; '.join(notes)}; then converged" if notes else ""
-            return Minimum(minimum.theta, minimum.value, minimum.edm, True, note, minimum.at_bound)
+            return replace(minimum, message=note)
         notes.append(
             f"MIGRAD strategy {strategy}: edm {m.fmin.edm:.2g}{_reasons(m.fmin)}, then Newton: {minimum.message}"
         )
         theta = minimum.theta
-    return Minimum(minimum.theta, minimum.value, minimum.edm, False, "; ".join(notes), minimum.at_bound)
+    return replace(minimum, message="; ".join(notes))
 
 
 def minuit(
@@ -136,12 +152,10 @@ def _reasons(fmin: Any) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
-def _newton(
-    objective: Objective, theta: Floats, lower: Floats, upper: Floats, fixed: NDArray[np.bool_], message: str
-) -> Minimum:
+def _newton(objective: Objective, theta: Floats, lower: Floats, upper: Floats, fixed: NDArray[np.bool_]) -> Minimum:
     """Newton steps projected onto the bounds; valid if they end where the projected gradient vanishes."""
     value, gradient, hessian = objective.derivatives(theta, hessian=True)
-    edm = np.inf
+    edm, valid, message = np.inf, False, f"not converged in {_STEPS} steps"
     for _ in range(_STEPS):
         held = fixed | ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
         free = np.flatnonzero(~held)
@@ -150,26 +164,22 @@ def _newton(
             break
         step, definite = _newton_step(hessian[np.ix_(free, free)], gradient[free])
         edm = float(-gradient[free] @ step) / 2
-        if definite and edm < _EDM:
-            return Minimum(theta, value, edm, True, "", ~fixed & ((theta <= lower) | (theta >= upper)))
-        moved = False
-        for shrink in 0.5 ** np.arange(0, 20):
+        valid = definite and edm < _EDM
+        if valid:
+            break
+        for shrink in 0.5 ** np.arange(20):
             trial = theta.copy()
             trial[free] = np.clip(theta[free] + shrink * step, lower[free], upper[free])
             new = objective.derivatives(trial, hessian=True)
-            if new[0] < value or (new[0] <= value + 1e-13 * abs(value) and definite and edm < 1e-6):
-                moved = not np.array_equal(trial, theta)
+            if new[0] < value:
                 theta, (value, gradient, hessian) = trial, new
                 break
-        if not moved:
-            if definite and edm < 1e-6:  # the value's rounding hides any further descent
-                return Minimum(theta, value, edm, True, "", ~fixed & ((theta <= lower) | (theta >= upper)))
+        else:
+            valid = definite and edm < _ROUNDING * max(abs(value), 1.0)  # rounding hides any further descent
             message = "no descent" if definite else "the Hessian is not positive definite"
             break
-    else:
-        message = f"not converged in {_STEPS} steps"
     at_bound = ~fixed & ((theta <= lower) | (theta >= upper))
-    return Minimum(theta, value, edm, False, f"{message}, edm {edm:.2g}", at_bound)
+    return Minimum(theta, value, hessian, edm, valid, "" if valid else f"{message}, edm {edm:.2g}", at_bound)
 
 
 def _newton_step(hessian: Floats, gradient: Floats) -> tuple[Floats, bool]:

@@ -50,15 +50,14 @@ def scan(
         grid = np.sort(np.asarray(values, dtype=np.float64))
     minima = {}
     for side in (np.flatnonzero(grid >= free.theta[k]), np.flatnonzero(grid < free.theta[k])[::-1]):
-        start = free.theta
+        near = free
         for j in side:
-            minima[j] = fitter.minimum(fixed={parameter: float(grid[j])}, start=start)
-            if minima[j].valid:
-                start = minima[j].theta
+            minima[j] = fitter.minimum(fixed={parameter: float(grid[j])}, near=near)
+            near = minima[j] if minima[j].valid else near
     fits = [minima[j] for j in range(len(grid))]
     lowest = min(fits, key=lambda m: m.value)
     if lowest.valid and lowest.value < free.value - 1e-6:
-        free = fitter.minimum(start=lowest.theta)
+        free = fitter.minimum(near=lowest)
     return ScanResult(
         parameter=parameter,
         values=grid,

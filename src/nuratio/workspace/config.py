@@ -38,11 +38,14 @@ class Config:
     values : dict
         The YAML content.
     input_path : Path
-        Directory the sample paths are relative to.
+        Directory the sample paths are relative to; those that begin with ``./`` are relative to ``directory``.
+    directory : Path
+        Where the configuration lies.
     """
 
     values: Mapping[str, Any]
     input_path: Path
+    directory: Path
 
     @classmethod
     def read(cls, path: str | Path, *, inputs: str | Path | None = None) -> "Config":
@@ -70,7 +73,12 @@ class Config:
         if found:
             raise InvalidConfig(f"{path}: {len(found)} problem{'s' * (len(found) > 1)}:\n  " + "\n  ".join(found))
         base = path.parent / values["General"].get("InputPath", ".") if inputs is None else Path(inputs)
-        return cls(values, base)
+        return cls(values, base, path.parent)
+
+    def paths(self, names: str | Iterable[str]) -> list[str]:
+        """The files of a ``SamplePath`` entry."""
+        given = [names] if isinstance(names, str) else names
+        return [str((self.directory if n.startswith("./") else self.input_path) / n) for n in given]
 
     @property
     def regions(self) -> list[Mapping[str, Any]]:

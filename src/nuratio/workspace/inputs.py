@@ -63,15 +63,11 @@ def read_region(config: Config, region: Mapping[str, Any], *, progress: bool | N
     return RegionEvents(_read(config, region, config.data, features, None, progress), nominal, varied)
 
 
-def _paths(config: Config, paths: str | list[str]) -> list[str]:
-    return [str(config.input_path / p) for p in ([paths] if isinstance(paths, str) else paths)]
-
-
 def _variation(config: Config, systematic: Mapping[str, Any], side: str) -> Variation:
     template = systematic[side]
     return Variation(
         tree=template.get("Tree"),
-        files=_paths(config, template["SamplePath"]) if "SamplePath" in template else None,
+        files=config.paths(template["SamplePath"]) if "SamplePath" in template else None,
         weight=template.get("Weight"),
         name=f"{systematic['Name']} {side.lower()}",
     )
@@ -95,7 +91,7 @@ def _read(
         "progress": progress,
         "label": f"region {region['Name']!r}, sample {sample['Name']!r}",
     }
-    files = _paths(config, sample["SamplePath"])
+    files = config.paths(sample["SamplePath"])
     if all(Path(f).suffix in (".parquet", ".pq") for f in files):
         return read_parquet(files, features, **options)
     if "Tree" not in sample:
