@@ -1,0 +1,28 @@
+"""Drawings of results: each takes one result, draws what is in it, and returns the artists with their axes.
+
+`cls_scan` for an upper limit, `profile` for a likelihood scan, `pulls` for a fit, `stack` for data over fitted samples;
+`save_plot` draws any of these results into a file. Needs ``pip install 'nuratio[plots]'``.
+"""
+
+from nuratio.errors import MissingExtra
+
+try:
+    from nuratio.plots.likelihood import ProfileArtists, profile
+    from nuratio.plots.limit import ClsScanArtists, cls_scan
+    from nuratio.plots.nuisances import PullsArtists, pulls
+    from nuratio.plots.save import save_plot
+    from nuratio.plots.stacked import StackArtists, stack
+except ModuleNotFoundError as error:
+    raise MissingExtra(f"drawing needs {error.name}: pip install 'nuratio[plots]'") from error
+
+__all__ = [
+    "ClsScanArtists",
+    "ProfileArtists",
+    "PullsArtists",
+    "StackArtists",
+    "cls_scan",
+    "profile",
+    "pulls",
+    "save_plot",
+    "stack",
+]
