@@ -17,6 +17,7 @@ SCALE = 4 * 0.3 / 140
 
 
 def main(directory: Path, output: Path) -> None:
+    """Draw the events and write the file."""
     rng = np.random.default_rng(140)
     parts = []
     for name in ("WW", "ttbar"):

@@ -19,7 +19,7 @@ def upper_limit(
     *,
     level: float = 0.05,
     test_stat: str = "qtilde",
-    points: int = 21,
+    points: int = 31,
     rtol: float = 1e-6,
 ) -> LimitResult:
     """CLs upper limit on the POI.
