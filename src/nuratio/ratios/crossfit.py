@@ -1,0 +1,79 @@
+"""Cross-fitted evaluation: simulated events by the networks that never saw them, data by all networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from nuratio.data.sample import EventSample
+from nuratio.data.split import fold_of
+from nuratio.errors import InvalidData
+from nuratio.training.network import NetworkStack
+from nuratio.training.options import TrainingOptions
+
+__all__ = ["CrossFit"]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """Trained networks with the features they take and the folds they left out.
+
+    Parameters
+    ----------
+    stack : NetworkStack
+        Fold-major: network m never saw fold m // ensemble.
+    features : tuple of str
+        The d input features in order.
+    options : TrainingOptions
+        Folds, fold seed and ensemble are read from it.
+    """
+
+    stack: NetworkStack
+    features: tuple[str, ...]
+    options: TrainingOptions
+
+    def __call__(
+        self, x: EventSample | ArrayLike, event_ids: NDArray[np.int64] | None, combine: Callable[[Tensor], Tensor]
+    ) -> NDArray[np.float64]:
+        """Combined network outputs, shape (n, k); see `NetworkStack.evaluate` for ``combine``.
+
+        With ``event_ids``, shape (n,), each event is evaluated by the networks of its fold, else by all networks.
+
+        Raises
+        ------
+        InvalidData
+            Features of the wrong shape, NaN or infinite; ids that do not match the events.
+        UnknownName
+            An event sample without one of the features.
+        """
+        x = self.inputs(x)
+        if event_ids is None:
+            return self.stack.evaluate(x, slice(None), combine)
+        event_ids = np.asarray(event_ids)
+        if event_ids.shape != (len(x),) or event_ids.dtype.kind not in "iu":
+            raise InvalidData(
+                f"event_ids must be {len(x)} integers, one per event, got {event_ids.dtype} of shape {event_ids.shape}"
+            )
+        fold = fold_of(event_ids, self.options.folds, self.options.fold_seed)
+        rows = [np.flatnonzero(fold == k) for k in range(self.options.folds)]
+        size = self.options.ensemble
+        values = [self.stack.evaluate(x[row], slice(k * size, (k + 1) * size), combine) for k, row in enumerate(rows)]
+        result = np.empty((len(x), values[0].shape[1]))
+        for row, value in zip(rows, values, strict=True):
+            result[row] = value
+        return result
+
+    def inputs(self, x: EventSample | ArrayLike) -> NDArray[np.float32]:
+        """The features as the networks take them, shape (n, d); an event sample's are matched by name."""
+        if isinstance(x, EventSample):
+            return np.stack([x.column(name) for name in self.features], axis=1)
+        array = np.asarray(x, dtype=np.float32)
+        array = array[:, None] if array.ndim == 1 and len(self.features) == 1 else array
+        if array.ndim != 2 or array.shape[1] != len(self.features):
+            raise InvalidData(f"features must have shape (events, {len(self.features)}), got {array.shape}")
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if bad.size:
+            raise InvalidData(f"features are NaN or infinite for {bad.size} events (first: event {bad[0]})")
+        return array

@@ -1,0 +1,289 @@
+"""Trained density ratios of signed samples to one positive reference.
+
+A `RatioEstimator` is what `nuratio.train` returns. A sample with weights of both signs has two parts, ``name[+]`` and
+``name[-]``, each an ordinary positive density; the signed density of the sample is their difference. Hand `ratios` (a
+table with one column per part) to the statistical model; use `ratio` to look at one sample or part.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from nuratio.data.sample import EventSample
+from nuratio.errors import InvalidData, UnknownName, did_you_mean
+from nuratio.ratios.crossfit import CrossFit
+from nuratio.ratios.storage import read_estimator, write_estimator
+from nuratio.ratios.table import RatioTable
+from nuratio.training.network import NetworkStack
+from nuratio.training.options import TrainingOptions
+
+__all__ = ["Part", "Pool", "RatioEstimator", "split_by_sign"]
+
+_KIND = "ratio-estimator"
+_CANCELLED = 1e-9  # a net yield below this share of the absolute one is rounding
+
+
+@dataclass(frozen=True)
+class Part:
+    """The events of one sample whose weights share a sign: an ordinary positive density |p|.
+
+    Attributes
+    ----------
+    name, sample : str
+        ``sample`` alone, or ``sample[+]`` and ``sample[-]`` where the weights have both signs.
+    sign : int
+        +1 or -1.
+    total : float
+        Signed sum of weights W: expected events.
+    events : int
+        Number of simulated events.
+    effective_size : float
+        (sum w)^2 / sum w^2.
+    """
+
+    name: str
+    sample: str
+    sign: int
+    total: float
+    events: int
+    effective_size: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """All simulated events that carry the reference density q.
+
+    Attributes
+    ----------
+    features : ndarray, shape (n, d), float32
+    weights : ndarray, shape (n,), float64
+        Positive reference weights with sum 1: sum_i weights_i f(x_i) estimates E_q[f].
+    event_ids : ndarray, shape (n,), int64
+    part : ndarray, shape (n,), int64
+        Which part an event belongs to: an index into ``names``.
+    names : tuple of str
+        Part names.
+    """
+
+    features: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    event_ids: NDArray[np.int64]
+    part: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def split_by_sign(samples: Mapping[str, EventSample]) -> dict[Part, EventSample]:
+    """The parts of the samples, in order, with their events; events of weight zero belong to none.
+
+    Raises
+    ------
+    InvalidData
+        A sample that has the name of another's part.
+    """
+    parts: dict[Part, EventSample] = {}
+    for name, sample in samples.items():
+        signs = [sign for sign in (1, -1) if (sample.weights * sign > 0).any()]
+        for sign in signs:
+            events = sample.sign(sign)
+            label = name if len(signs) == 1 else f"{name}[{'+' if sign > 0 else '-'}]"
+            if label in (part.name for part in parts):
+                raise InvalidData(f"two samples have a part {label!r}; rename one of {list(samples)}")
+            parts[Part(label, name, sign, events.total, len(events), events.effective_size)] = events
+    return parts
+
+
+@dataclass(frozen=True, eq=False)
+class RatioEstimator:
+    """Density ratios r = p/q of samples and their parts to the reference density q = sum_k rho_k |p|_k.
+
+    With s_k the classifier's probability of part k, trained with fractions t_k, and rho_k the reference fractions,
+
+        r_k(x) = (s_k(x) / t_k) / sum_j (rho_j s_j(x) / t_j) / z_k,     r_sample = (W+ r+ + W- r-) / (W+ + W-),
+
+    where s is the mean over networks, W the signed yields, and z_k makes E_q[r_k] = 1 on the cross-fitted simulation.
+    For the pooled reference (rho = t) r_k = s_k / rho_k, at most 1/rho_k before z_k (RoSMM with one classifier,
+    arXiv:2410.10216). For a reference that is one sample, its support must cover that of all others.
+
+    Attributes
+    ----------
+    components : tuple of Part
+        Name, sample, sign, yield and statistics of every part.
+    training_fractions, reference_fractions : dict
+        Part name -> t_k and rho_k; each set sums to 1.
+    normalisation : dict
+        Part name -> (z_k, its statistical error).
+    networks : CrossFit
+        The classifiers.
+    report : dict
+        Plain numbers about the training: events and signed effective sample size (sum w)^2 / sum w^2 of samples and
+        parts, best epochs and held-out losses of the networks.
+    """
+
+    components: tuple[Part, ...]
+    training_fractions: dict[str, float]
+    reference_fractions: dict[str, float]
+    normalisation: dict[str, tuple[float, float]]
+    networks: CrossFit
+    report: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"RatioEstimator({', '.join(self.parts)}; features {', '.join(self.features)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples."""
+        return tuple(dict.fromkeys(part.sample for part in self.components))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts: columns of `ratios`."""
+        return tuple(part.name for part in self.components)
+
+    @property
+    def signs(self) -> dict[str, int]:
+        """Part name -> sign of its weights."""
+        return {part.name: part.sign for part in self.components}
+
+    @property
+    def yields(self) -> dict[str, float]:
+        """Part name -> signed yield W, in expected events."""
+        return {part.name: part.total for part in self.components}
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The input features, in order."""
+        return self.networks.features
+
+    @property
+    def options(self) -> TrainingOptions:
+        """The options it was trained with; ``folds`` and ``fold_seed`` fix the cross-fitting."""
+        return self.networks.options
+
+    def ratios(self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None) -> RatioTable:
+        """Ratio r_k of every part at x.
+
+        Parameters
+        ----------
+        x : EventSample or array_like, shape (n, d)
+            Events; of a sample only the features are used, matched by name.
+        event_ids : ndarray of int, shape (n,), or None
+            None for observed data: the mean of all networks. For simulated events give their ids (``sample.ids``,
+            ``pool.event_ids``): each event is then evaluated by the networks that have not been trained on it.
+
+        Returns
+        -------
+        RatioTable
+            One float64 column per part.
+
+        Raises
+        ------
+        InvalidData, UnknownName
+            Features that are missing, of the wrong shape, NaN or infinite.
+        """
+        t, rho = (np.array(list(f.values())) for f in (self.training_fractions, self.reference_fractions))
+        z = np.array([value for value, _ in self.normalisation.values()])
+        log_s = self.networks(x, event_ids, _log_mean_probability) - np.log(t)  # ln(s_k / t_k)
+        with np.errstate(divide="ignore"):
+            log_q = np.logaddexp.reduce(log_s + np.log(rho), axis=1)
+        return RatioTable(self.parts, np.ascontiguousarray((np.exp(log_s - log_q[:, None]) / z).T))
+
+    def ratio(
+        self, x: EventSample | ArrayLike, name: str, *, event_ids: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Signed ratio p/q of one sample (net), or the ratio of one part; shape (n,). See `ratios` for the arguments.
+
+        Raises
+        ------
+        UnknownName
+            Neither a sample nor a part.
+        InvalidData
+            A sample whose net yield is zero has no normalised density: use its parts.
+        """
+        if name not in self.names and name not in self.parts:
+            known = dict.fromkeys(self.names + self.parts)
+            raise UnknownName(f"no sample or part {name!r}; {did_you_mean(name, known, 'samples and parts')}")
+        table = self.ratios(x, event_ids=event_ids)
+        if name in self.parts:
+            return np.asarray(table[name], dtype=np.float64)
+        totals = {part.name: part.total for part in self.components if part.sample == name}
+        net = math.fsum(totals.values())
+        if abs(net) <= _CANCELLED * sum(map(abs, totals.values())):
+            raise InvalidData(
+                f"sample {name!r}: the yields of its parts cancel ({totals}), so it has no normalised density; "
+                f"use the ratios of its parts {list(totals)} with their yields"
+            )
+        return np.asarray(np.sum([total * table[part] for part, total in totals.items()], axis=0) / net)
+
+    def pool(self, samples: Mapping[str, EventSample]) -> Pool:
+        """The simulated events that carry q, in the order of samples and parts, with their reference weights.
+
+        A part of fraction rho_k shares it among its events by |w|. Parts of fraction zero (all but the reference
+        sample where one is named) are left out.
+
+        Raises
+        ------
+        InvalidData
+            Samples or signs of weights that are not those of the training, or missing features.
+        """
+        split = {part.name: events for part, events in split_by_sign(samples).items()}
+        if tuple(split) != self.parts:
+            raise InvalidData(f"samples have the parts {list(split)}; the estimator was trained on {list(self.parts)}")
+        used = [(k, split[name], rho) for k, (name, rho) in enumerate(self.reference_fractions.items()) if rho > 0]
+        return Pool(
+            features=np.concatenate([self.networks.inputs(events) for _, events, _ in used]),
+            weights=np.concatenate([rho * np.abs(events.weights / events.total) for _, events, rho in used]),
+            event_ids=np.concatenate([events.ids for _, events, _ in used]),
+            part=np.concatenate([np.full(len(events), k) for k, events, _ in used]),
+            names=self.parts,
+        )
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``estimator.json`` and ``estimator.safetensors``; `load` gives the same numbers bit for bit."""
+        document = {
+            "features": self.features,
+            "components": [asdict(part) for part in self.components],
+            "training_fractions": self.training_fractions,
+            "reference_fractions": self.reference_fractions,
+            "normalisation": self.normalisation,
+            "options": self.options.to_dict(),
+            "report": self.report,
+        }
+        write_estimator(directory, _KIND, document, self.networks.stack.to_arrays())
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "RatioEstimator":
+        """Read an estimator written by `save`.
+
+        Raises
+        ------
+        InvalidData
+            A missing or damaged file, or another kind of estimator.
+        """
+        document, arrays = read_estimator(directory, _KIND)
+        return cls(
+            components=tuple(Part(**part) for part in document["components"]),
+            training_fractions=document["training_fractions"],
+            reference_fractions=document["reference_fractions"],
+            normalisation={name: (z, error) for name, (z, error) in document["normalisation"].items()},
+            networks=CrossFit(
+                NetworkStack.from_arrays(arrays),
+                tuple(document["features"]),
+                TrainingOptions.from_dict(document["options"]),
+            ),
+            report=document["report"],
+        )
+
+
+def _log_mean_probability(logits: Tensor) -> Tensor:
+    """Log of the mean over networks of the softmax probabilities."""
+    return torch.log_softmax(logits, dim=-1).logsumexp(dim=0) - math.log(len(logits))

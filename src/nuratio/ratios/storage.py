@@ -1,0 +1,73 @@
+"""Estimators on disk: a directory with ``estimator.json`` and its tensors in ``estimator.safetensors``.
+
+Each file is written whole or not at all (a temporary file, then a rename), the JSON last and with the checksum of the
+tensors, so a reader never sees a half of one writing and a half of another. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuratio.errors import InvalidData
+
+__all__ = ["read_estimator", "write_estimator"]
+
+_FORMAT = 1
+_JSON, _TENSORS = "estimator.json", "estimator.safetensors"
+
+
+def write_estimator(
+    directory: str | Path, kind: str, document: Mapping[str, Any], tensors: Mapping[str, NDArray[np.floating]]
+) -> None:
+    """Write plain values and named arrays to ``directory`` (made if needed); ``kind`` says which class reads them."""
+    from safetensors.numpy import save
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    blob = save(dict(tensors))
+    header = {"kind": kind, "format": _FORMAT, "sha256": hashlib.sha256(blob).hexdigest()}
+    text = json.dumps(header | dict(document), indent=1, allow_nan=False)
+    _replace(directory / _TENSORS, blob)
+    _replace(directory / _JSON, text.encode())
+
+
+def read_estimator(directory: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[np.floating]]]:
+    """The document and the tensors of an estimator of this kind.
+
+    Raises
+    ------
+    InvalidData
+        A missing or damaged file, another kind or format, or tensors that are not those the document was written with.
+    """
+    from safetensors.numpy import load
+
+    directory = Path(directory)
+    try:
+        document: dict[str, Any] = json.loads((directory / _JSON).read_text())
+        blob = (directory / _TENSORS).read_bytes()
+    except FileNotFoundError as error:
+        raise InvalidData(f"no estimator in {str(directory)!r}: {error.filename} is missing") from error
+    except json.JSONDecodeError as error:
+        raise InvalidData(f"{directory / _JSON} is not JSON: {error}") from error
+    if document.get("kind") != kind or document.get("format") != _FORMAT:
+        raise InvalidData(
+            f"{directory / _JSON} holds {document.get('kind')!r}, format {document.get('format')!r}; "
+            f"expected {kind!r}, format {_FORMAT}: load it with the class or the version of nuratio that wrote it"
+        )
+    if hashlib.sha256(blob).hexdigest() != document.get("sha256"):
+        raise InvalidData(
+            f"{directory / _TENSORS} is not the file {_JSON} was written with (checksum differs): copy both again"
+        )
+    return document, load(blob)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

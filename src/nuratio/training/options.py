@@ -1,0 +1,106 @@
+"""Training options: one frozen bag shared by every training, stored with what it trained."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Self
+
+from nuratio.errors import InvalidConfig, did_you_mean
+
+__all__ = ["TrainingOptions"]
+
+_LEAST: dict[str, float] = {
+    "epochs": 1,
+    "batch_size": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "patience": 1,
+    "folds": 2,
+    "ensemble": 1,
+    "fold_seed": 0,
+    "validation_fraction": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How networks are built, trained and cross-fitted.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+        Widths of the hidden layers (SiLU activations).
+    epochs : int
+        Passes over the training events; the learning rate falls to zero over them along a cosine.
+    batch_size : int
+        Events per step; less for small samples, so that an epoch has at least 16 steps.
+    learning_rate, weight_decay : float
+        Of AdamW.
+    patience : int
+        Stop when for so many epochs every network has been significantly worse on held-out events than at its best.
+    folds : int
+        K of the K-fold cross-fitting: networks evaluated on a simulated event never trained on it.
+    ensemble : int
+        Networks per fold; their outputs are averaged.
+    validation_fraction : float
+        Share of a network's training events (by id) that is held out for the early stopping; 1/n for a whole n >= 2.
+    fold_seed : int
+        Decides which ids share a fold. Estimators used together need the same ``folds`` and ``fold_seed``.
+
+    Raises
+    ------
+    InvalidConfig
+        A value of the wrong type or out of range.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    epochs: int = 30
+    batch_size: int = 4096
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-4
+    patience: int = 8
+    folds: int = 3
+    ensemble: int = 2
+    validation_fraction: float = 0.1
+    fold_seed: int = 0
+
+    def __post_init__(self) -> None:
+        hidden = tuple(self.hidden) if isinstance(self.hidden, list | tuple) else ()
+        if not hidden or not all(_is(Integral, width) and width >= 1 for width in hidden):
+            raise InvalidConfig(f"training option 'hidden' must be a list of positive widths, got {self.hidden!r}")
+        object.__setattr__(self, "hidden", hidden)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            kind = Integral if isinstance(getattr(type(self), name), int) else Real  # as the default is
+            if not _is(kind, value) or not least <= value < float("inf"):
+                what = "a whole number" if kind is Integral else "a number"
+                raise InvalidConfig(f"training option {name!r} must be {what} >= {least}, got {value!r}")
+        if self.learning_rate == 0:
+            raise InvalidConfig("training option 'learning_rate' is 0: nothing would be learned; try 5.0e-3")
+        if not 0 < self.validation_fraction <= 0.5:
+            raise InvalidConfig(
+                f"training option 'validation_fraction' must be in (0, 0.5], got {self.validation_fraction}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Options from a configuration's mapping; names left out keep their defaults.
+
+        Raises
+        ------
+        InvalidConfig
+            An unknown option, or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InvalidConfig(f"unknown training option {name!r}; {did_you_mean(str(name), known, 'options')}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`, plain values."""
+        return asdict(self) | {"hidden": list(self.hidden)}
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
