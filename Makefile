@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# threads that wait without spinning, for shared machines
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help install demo test lint format clean
 
 help:            ## list the targets

@@ -18,7 +18,7 @@ from nuratio.infer.limits import upper_limit
 from nuratio.infer.results import load_result
 
 EVENTS = {"sm": (60_000, 60_000, 30_000), "interference": (6_000, 30_000, 30_000), "newphys": (3_000, 15_000, 25_000)}
-RATIO = {"hidden": [32, 32], "folds": 2, "ensemble": 1, "epochs": 8, "batch_size": 1024, "learning_rate": 0.01}
+RATIO = {"hidden": [32, 32, 32], "folds": 2, "ensemble": 1, "epochs": 12, "batch_size": 512, "learning_rate": 0.01}
 TRAINING = {"Seed": 1, "Ratio": RATIO, "Shape": {"hidden": [16], "epochs": 2, "ensemble": 1}}
 
 
@@ -62,11 +62,7 @@ def exact(folder):
 def test_what_was_built(workspace, folder, exact):
     assert run("validate", workspace)["valid"]
     summary = run("inspect", workspace)
-    assert summary["parameters"][:3] == ["mass_scale", "kappa", "efficiency"] or set(summary["parameters"]) >= {
-        "kappa",
-        "mass_scale",
-        "efficiency",
-    }
+    assert {"kappa", "mass_scale", "efficiency"} < set(summary["parameters"])
     assert "kappa_squared" not in summary["parameters"]
     sr, cr = summary["channels"]["SR"], summary["channels"]["CR"]
     assert sr["type"] == "unbinned"
@@ -113,7 +109,7 @@ def test_the_limit_is_the_exact_one_within_the_small_simulation(workspace, exact
 
 
 def test_the_other_questions(workspace, tmp_path):
-    tested = run("cls", workspace, "--poi-value", "2")
+    tested = run("cls", workspace, "--poi-value", "1.7")
     assert 0 < tested["CLs"] < 0.05
     z = run("significance", workspace)
     assert z["significance"] > 2

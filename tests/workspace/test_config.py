@@ -56,7 +56,7 @@ CHANGES = {
     "missing section": (["Samples"], None, "'Samples' is a required property"),
     "unknown word": (["Regions", 0, "Feature"], ["x"], "unknown word 'Feature'; did you mean 'Features'"),
     "wrong type": (["Regions", 1, "Type"], "unbind", "Regions/1/Type"),
-    "binning in unbinned": (["Regions", 0, "Binning"], [0, 1], "Regions/0/Binning: not for this type of region"),
+    "binning in unbinned": (["Regions", 0, "Binning"], [0, 1], "Regions/0: [0, 1] is not for this type of region"),
     "no binning": (["Regions", 1, "Binning"], None, "'Binning' is a required property"),
     "edges fall": (["Regions", 1, "Binning"], [0, 2, 1], "Binning must increase"),
     "no data": (["Samples", 0, "Data"], False, "none has Data: true"),

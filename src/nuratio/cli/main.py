@@ -5,6 +5,7 @@ exits with 1 and one clear message on an error. Results are read back by ``nurat
 """
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from nuratio.workspace.workspace import Workspace
 
 __all__ = ["cli"]
+
+# Threads that wait without spinning: on a shared machine spinning makes training ten times slower. Read by torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 F = TypeVar("F", bound=Callable[..., Any])
 

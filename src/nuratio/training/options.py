@@ -53,9 +53,9 @@ class TrainingOptions:
         A value of the wrong type or out of range.
     """
 
-    hidden: tuple[int, ...] = (64, 64)
-    epochs: int = 30
-    batch_size: int = 4096
+    hidden: tuple[int, ...] = (64, 64, 64)
+    epochs: int = 20
+    batch_size: int = 1024
     learning_rate: float = 5e-3
     weight_decay: float = 1e-4
     patience: int = 8

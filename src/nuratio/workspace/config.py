@@ -127,7 +127,7 @@ def _problems(values: Any) -> list[str]:
             unknown = [k for k in error.instance if k not in known]
             found += [f"{where}: unknown word {k!r}; {did_you_mean(str(k), known, 'words')}" for k in unknown]
         elif error.schema is False:
-            found.append(f"{where}: not for this type of region")
+            found.append(f"{where}: {error.instance!r} is not for this type of region")
         else:
             found.append(f"{where}: {error.message[:200]}")
     return sorted(found) if found else _names(values)
