@@ -12,9 +12,9 @@ from nuratio.data.split import fold_of
 from nuratio.errors import InvalidData, UnknownName
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.estimator import RatioEstimator, split_by_sign
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
 
 OPTIONS = TrainingOptions(hidden=(8, 8), folds=3, ensemble=2, fold_seed=5)
 FEATURES = ("pt", "eta")

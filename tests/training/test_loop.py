@@ -6,9 +6,9 @@ import torch
 
 from nuratio.data.split import fold_of
 from nuratio.errors import FitFailed, InvalidConfig, InvalidData
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.training.loop import fit_networks, split_events
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
 from nuratio.training.progress import progress_bar
 
 

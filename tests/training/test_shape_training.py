@@ -5,8 +5,8 @@ import pytest
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, LeakageWarning, StatisticsWarning
+from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
-from nuratio.training.options import TrainingOptions
 from nuratio.training.shape import SHAPE_OPTIONS, _linked, train_shape
 
 N = 30_000

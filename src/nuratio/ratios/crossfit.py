@@ -10,8 +10,8 @@ from torch import Tensor
 from nuratio.data.sample import EventSample
 from nuratio.data.split import fold_of
 from nuratio.errors import InvalidData
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 
 __all__ = ["CrossFit"]
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, UnknownName, did_you_mean
 from nuratio.ratios.crossfit import CrossFit
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.storage import read_estimator, write_estimator
 from nuratio.ratios.table import RatioTable
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
 
 __all__ = ["Part", "Pool", "RatioEstimator", "split_by_sign"]
 

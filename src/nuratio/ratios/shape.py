@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nuratio.data.sample import EventSample
 from nuratio.ratios.crossfit import CrossFit
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.storage import read_estimator, write_estimator
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
 
 __all__ = ["ShapeEstimator"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nuratio.data.split import fold_of
 from nuratio.errors import FitFailed, InvalidData
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.training.progress import progress_bar
 
 __all__ = ["Loss", "Split", "fit_networks", "split_events"]

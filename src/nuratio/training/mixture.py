@@ -17,9 +17,9 @@ from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, NormalisationWarning, UnknownName, did_you_mean
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.estimator import Pool, RatioEstimator, split_by_sign
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.training.loop import fit_networks, split_events
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
 from nuratio.training.reference import Reference, mixture_fractions
 from nuratio.training.statistics import check_statistics
 

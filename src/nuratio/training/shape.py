@@ -15,10 +15,10 @@ from torch.nn.functional import softplus
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, LeakageWarning
 from nuratio.ratios.crossfit import CrossFit
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
 from nuratio.training.loop import fit_networks, split_events
-from nuratio.training.network import NetworkStack
-from nuratio.training.options import TrainingOptions
 from nuratio.training.statistics import check_statistics
 
 __all__ = ["SHAPE_OPTIONS", "train_shape"]

@@ -9,7 +9,7 @@ import numpy as np
 from nuratio.data.sample import EventSample
 from nuratio.data.split import fold_of
 from nuratio.errors import InvalidData, StatisticsWarning
-from nuratio.training.options import TrainingOptions
+from nuratio.ratios.options import TrainingOptions
 
 __all__ = ["check_statistics"]
 

@@ -166,8 +166,8 @@ def _resolve(config: str | Path | Config, inputs: str | Path | None, cache: str 
 def _train_region(
     config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, progress: bool | None
 ) -> Trained:
+    from nuratio.ratios.options import TrainingOptions
     from nuratio.training.mixture import train
-    from nuratio.training.options import TrainingOptions
     from nuratio.training.shape import SHAPE_OPTIONS, train_shape
 
     settings = config.values.get("Training", {})
