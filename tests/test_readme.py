@@ -22,7 +22,7 @@ def test_the_make_targets_exist(target):
 def test_the_commands_exist():
     from nuratio.cli.main import cli
 
-    commands = set(re.findall(r"nuratio ([a-z]+) [a-z]+[. ]", README))
+    commands = set(re.findall(r"(?:^\$|&&) nuratio ([a-z]+) ", README, re.MULTILINE))
     assert {"train", "build", "validate", "fit", "limit", "plot"} <= commands
     assert commands <= set(cli.commands)
 
