@@ -7,28 +7,91 @@ The density of sample c relative to the reference is nu_c(theta) T_c(x | alpha) 
 The bracket holds the additive codes (per-event code0, code2, code4p with the density ratios of the variations, which
 carry their own yields), the exponential is quadexp (arXiv:2406.19076). Both are divided by their integrals under the
 reference, z_c and Z_c, so that T_c integrates to 1 at every alpha and rates stay in the companion channel. The
-integrals are numbers of the workspace: nothing here looks at the event pool.
+integrals are numbers of the workspace; where the cumulant form of ln Z is not good enough, they are pool sums.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuratio.model.interpolation import ADDITIVE
 
-__all__ = ["AdditiveShift", "QuadExp", "SampleShape", "ShapeBlock"]
+__all__ = ["AdditiveShift", "Cumulant", "PoolIntegral", "QuadExp", "SampleShape", "ShapeBlock"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Cumulant:
+    """ln Z to second order, phi.m + phi.Sigma.phi / 2 with phi = (alpha, alpha^2): closed form.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (2K,)
+        Of the 2K columns (D1, D2) under the sample's density.
+    covariance : ndarray, shape (2K, 2K)
+    """
+
+    mean: Floats
+    covariance: Floats
+
+    def ln_z(self, alpha: Floats) -> tuple[float, Floats, Floats]:
+        """ln Z with gradient (K,) and Hessian (K, K) at alpha of shape (K,)."""
+        phi = np.concatenate([alpha, alpha**2])
+        tilt = self.mean + self.covariance @ phi
+        return float(phi @ (self.mean + tilt)) / 2, *_in_alpha(alpha, tilt, self.covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class PoolIntegral:
+    """ln Z summed over the pool, ln sum_i p_i exp(phi.D_i): exact, at the cost of a pass over the pool.
+
+    Attributes
+    ----------
+    columns : ndarray, shape (2K, n)
+        (D1, D2) at the pool events.
+    weights : ndarray, shape (n,)
+        p: the sample's density at them, reference weight x ratio, with sum 1.
+    """
+
+    columns: NDArray[np.floating]
+    weights: Floats
+    _memo: dict[bytes, tuple[float, Floats, Floats]] = field(default_factory=dict, repr=False)
+
+    def ln_z(self, alpha: Floats) -> tuple[float, Floats, Floats]:
+        """ln Z with gradient (K,) and Hessian (K, K) at alpha of shape (K,); the last point is remembered."""
+        key = alpha.tobytes()
+        if key not in self._memo:
+            self._memo.clear()
+            self._memo[key] = self._integrate(alpha)
+        return self._memo[key]
+
+    def _integrate(self, alpha: Floats) -> tuple[float, Floats, Floats]:
+        phi = np.concatenate([alpha, alpha**2])
+        columns = np.asarray(self.columns, dtype=np.float64)
+        exponent = phi @ columns
+        shift = float(exponent.max())
+        tilted = self.weights * np.exp(exponent - shift)
+        total = float(tilted.sum())
+        tilted /= total
+        mean = columns @ tilted
+        centred = columns - mean[:, None]
+        return shift + float(np.log(total)), *_in_alpha(alpha, mean, (centred * tilted) @ centred.T)
+
+
+def _in_alpha(alpha: Floats, tilt: Floats, covariance: Floats) -> tuple[Floats, Floats]:
+    """Gradient and Hessian in alpha of a function whose derivatives in phi = (alpha, alpha^2) are given."""
+    k = len(alpha)
+    s11, s12, s22 = covariance[:k, :k], covariance[:k, k:], covariance[k:, k:]
+    mixed = s12 * (2 * alpha)
+    hessian = s11 + mixed + mixed.T + s22 * np.outer(2 * alpha, 2 * alpha) + np.diag(2 * tilt[k:])
+    return tilt[:k] + 2 * alpha * tilt[k:], hessian
+
+
+@dataclass(frozen=True)
 class QuadExp:
     """Factor exp(sum_k alpha_k D1_k + alpha_k^2 D2_k) / Z over K nuisances.
-
-    ln Z is the second-order cumulant form phi.m + phi.Sigma.phi / 2, phi = (alpha, alpha^2), with m and Sigma the mean
-    and covariance of the 2K columns (D1, D2) under the sample's density.
 
     Attributes
     ----------
@@ -36,26 +99,14 @@ class QuadExp:
         The nuisances, as indices of the companion's parameters.
     d1, d2 : tuple of int
         Rows of the event table.
-    mean : ndarray, shape (2K,)
-    covariance : ndarray, shape (2K, 2K)
+    norm : Cumulant or PoolIntegral
+        Z.
     """
 
     par: tuple[int, ...]
     d1: tuple[int, ...]
     d2: tuple[int, ...]
-    mean: Floats
-    covariance: Floats
-
-    def ln_z(self, alpha: Floats) -> tuple[float, Floats, Floats]:
-        """ln Z with gradient (K,) and Hessian (K, K) at alpha of shape (K,)."""
-        k = len(alpha)
-        phi = np.concatenate([alpha, alpha**2])
-        tilt = self.mean + self.covariance @ phi
-        s11, s12, s22 = self.covariance[:k, :k], self.covariance[:k, k:], self.covariance[k:, k:]
-        mixed = s12 * (2 * alpha)
-        hessian = s11 + mixed + mixed.T + s22 * np.outer(2 * alpha, 2 * alpha) + np.diag(2 * tilt[k:])
-        value = float(phi @ (self.mean + tilt)) / 2
-        return value, tilt[:k] + 2 * alpha * tilt[k:], hessian
+    norm: Cumulant | PoolIntegral
 
 
 @dataclass(frozen=True)
@@ -144,7 +195,7 @@ class SampleShape:
             q = self.quadexp
             alpha = theta[list(q.par)]
             d1, d2 = block[list(q.d1)], block[list(q.d2)]
-            ln_z, gradient, hessian = q.ln_z(alpha)
+            ln_z, gradient, hessian = q.norm.ln_z(alpha)
             factor = np.exp(alpha @ d1 + alpha**2 @ d2 - ln_z)
             if order:
                 at = [position[p] for p in q.par]
@@ -202,14 +253,3 @@ class ShapeBlock:
                 cross = (y1 * w) @ self.h.T
                 total += cross + cross.T
         return total
-
-
-def table_rows(shapes: Sequence[SampleShape]) -> list[int]:
-    """All rows of the event table the shapes read, sorted."""
-    rows: set[int] = set()
-    for shape in shapes:
-        rows.add(shape.ratio)
-        rows.update(r for a in shape.additive for r in (a.hi, a.lo))
-        if shape.quadexp:
-            rows.update(shape.quadexp.d1, shape.quadexp.d2)
-    return sorted(rows)

@@ -3,7 +3,6 @@
 `train_all` makes every network a configuration needs; `build` makes the workspace, training what is missing.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 
 from nuratio.data.sample import EventSample
 from nuratio.data.templates import histogram
-from nuratio.errors import InvalidData, NormalisationWarning
+from nuratio.errors import InvalidData
 from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
 from nuratio.ratios.shape import ShapeEstimator
 from nuratio.ratios.table import RatioTable
@@ -27,7 +26,7 @@ from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
 __all__ = ["build", "train_all"]
 
-_LARGEST_ERROR = 1e-3  # of ln Z, above which the cumulant normalisation is warned about
+_LARGEST_ERROR = 1e-3  # of the cumulant form of ln Z; above it the shapes are normalised by the pool integral
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,8 @@ def build(
 ) -> Workspace:
     """The workspace of a configuration; arguments as for `train_all`.
 
-    Warns
-    -----
-    NormalisationWarning
-        Where the cumulant form of ln Z is off by more than 1e-3 at two standard deviations.
+    Shapes are normalised by the cumulant form of ln Z, or by the exact pool integral where that is off by more than
+    1e-3 within two standard deviations; the workspace says which, and the error found.
     """
     config, cache = _resolve(config, inputs, cache)
     channels, observations, axes = [], [], []
@@ -325,21 +322,10 @@ def _channel(name: str, trained: Trained, events: RegionEvents) -> tuple[dict[st
             )
         if nuisances:
             form = cumulants(np.array(d1), np.array(d2), pool.weights * at_pool[part.name])
-            if form.error > _LARGEST_ERROR:
-                warnings.warn(
-                    f"channel {name!r}, sample {part.name!r}: the cumulant normalisation is off by {form.error:.2g} "
-                    f"in ln Z within two standard deviations of {nuisances} (limit {_LARGEST_ERROR:g}); the shapes of "
-                    "these nuisances are too large for it",
-                    NormalisationWarning,
-                    stacklevel=3,
-                )
-            entry["normalisation"] = {
-                "type": "cumulant",
-                "parameters": nuisances,
-                "mean": form.mean.tolist(),
-                "covariance": form.covariance.tolist(),
-                "error": form.error,
-            }
+            norm: dict[str, Any] = {"type": "pool"}
+            if form.error <= _LARGEST_ERROR:
+                norm = {"type": "cumulant", "mean": form.mean.tolist(), "covariance": form.covariance.tolist()}
+            entry["normalisation"] = norm | {"parameters": nuisances, "error": form.error}
         samples.append(entry)
     columns["pool"]["reference weight"] = pool.weights
     features = estimator.features

@@ -187,6 +187,8 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
         k = 2 * len(norm["parameters"])
         if sorted(norm["parameters"]) != sorted(quadexp):
             found.append(f"{where}/normalisation: parameters {norm['parameters']} differ from the modifiers {quadexp}")
-        if len(norm["mean"]) != k or [len(row) for row in norm["covariance"]] != [k] * k:
+        if norm["type"] == "cumulant" and (
+            len(norm["mean"]) != k or [len(row) for row in norm["covariance"]] != [k] * k
+        ):
             found.append(f"{where}/normalisation: mean and covariance must have {k} rows (columns d1, then d2)")
     return found

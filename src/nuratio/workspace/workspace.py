@@ -220,7 +220,7 @@ class Workspace:
         return Workspace(spec, {**self.tables, file: table})
 
     def _channel(self, entry: Mapping[str, Any], config: Any) -> Any:
-        from nuratio.model.shapes import AdditiveShift, QuadExp, SampleShape
+        from nuratio.model.shapes import AdditiveShift, Cumulant, PoolIntegral, QuadExp, SampleShape
         from nuratio.model.unbinned import UnbinnedChannel
 
         events = entry["events"]
@@ -230,6 +230,7 @@ class Workspace:
         if "weight" in events["observed"]:
             names = [n for n in names if n != events["observed"]["weight"]["column"]]
         row = {n: i for i, n in enumerate(names)}
+        weights = np.asarray(pool[events["pool"]["weight"]["column"]], dtype=np.float64)
 
         def par(name: str) -> int:
             start: int = config.par_slice(name).start
@@ -250,20 +251,22 @@ class Workspace:
                     )
             if "normalisation" in sample and sample["normalisation"]["parameters"]:
                 norm = sample["normalisation"]
-                quadexp = QuadExp(
-                    tuple(par(p) for p in norm["parameters"]),
-                    tuple(row[modifiers[p]["data"]["d1"]["column"]] for p in norm["parameters"]),
-                    tuple(row[modifiers[p]["data"]["d2"]["column"]] for p in norm["parameters"]),
-                    np.array(norm["mean"], dtype=np.float64),
-                    np.array(norm["covariance"], dtype=np.float64),
-                )
+                keys = [[modifiers[p]["data"][d]["column"] for p in norm["parameters"]] for d in ("d1", "d2")]
+                z: Cumulant | PoolIntegral
+                if norm["type"] == "cumulant":
+                    z = Cumulant(np.array(norm["mean"], float), np.array(norm["covariance"], float))
+                else:
+                    density = weights * pool[sample["ratio"]["column"]]
+                    z = PoolIntegral(pool.select([*keys[0], *keys[1]]).values, density / density.sum())
+                d1, d2 = (tuple(row[key] for key in d) for d in keys)
+                quadexp = QuadExp(tuple(par(p) for p in norm["parameters"]), d1, d2, z)
             shapes.append(SampleShape(name, row[sample["ratio"]["column"]], tuple(additive), quadexp))
         return UnbinnedChannel(
             name=entry["name"],
             samples=tuple(shapes),
             observed=pool.select(names).head(0) if file is None else self.tables[file].select(names),
             pool=pool.select(names),
-            pool_weights=np.asarray(pool[events["pool"]["weight"]["column"]], dtype=np.float64),
+            pool_weights=weights,
             observed_features=self.tables.get(events["observed"].get("features")),
             pool_features=self.tables.get(events["pool"].get("features")),
         )
