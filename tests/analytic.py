@@ -199,6 +199,26 @@ def binned_spec(*, per_bin=True):
     }
 
 
+def counting(n, s=10.0, b=50.0, bounds=(0, 10)):
+    """One bin without nuisances: every answer is a closed form."""
+    return {
+        "version": "1.0.0",
+        "channels": [
+            {
+                "name": "bin",
+                "samples": [
+                    {"name": "s", "data": [s], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]},
+                    {"name": "b", "data": [b], "modifiers": []},
+                ],
+            }
+        ],
+        "observations": [{"name": "bin", "data": [n]}],
+        "measurements": [
+            {"name": "m", "config": {"poi": "mu", "parameters": [{"name": "mu", "bounds": [list(bounds)]}]}}
+        ],
+    }
+
+
 def random_point(model, rng, spread=0.6):
     """Parameters around the suggested ones, inside the bounds."""
     low, high = np.array(model.config.suggested_bounds()).T

@@ -160,6 +160,26 @@ def test_changing_one_systematic_retrains_it_and_nothing_else(folder, workspace)
     assert run("train", folder / "changed.yml", "--cache", folder / "cache")["SR"]["trained"] == 1
 
 
+def test_a_poi_that_only_expressions_use(folder, workspace, tmp_path):
+    """mu = kappa^2 in its own words: sqrt(mu) I + mu S has its minimum at the square, and the same networks."""
+    config = yaml.safe_load((folder / "analysis.yml").read_text())
+    config["General"]["POI"] = "mu"
+    config["NormFactors"] = [
+        {"Name": "kappa", "Samples": "interference", "Expression": "sqrt(mu)"},
+        {"Name": "kappa_squared", "Samples": "newphys", "Expression": "kappa**2"},
+        {"Name": "mu", "Nominal": 1.0, "Bounds": [0, 20]},
+    ]
+    (folder / "squared.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    summary = run("build", folder / "squared.yml", "--cache", folder / "cache", "-o", tmp_path / "ws")
+    assert summary["poi"] == "mu"
+    kappa = load_result(json.dumps(run("fit", workspace)))
+    mu = load_result(json.dumps(run("fit", tmp_path / "ws")))
+    assert mu["mu"].value == pytest.approx(kappa["kappa"].value ** 2, rel=1e-3)
+    assert mu.twice_nll == pytest.approx(kappa.twice_nll, abs=1e-6)
+    limits = [run("limit", w)["observed"] for w in (workspace, tmp_path / "ws")]
+    assert limits[1] == pytest.approx(limits[0] ** 2, rel=1e-3)
+
+
 # --- what goes wrong
 
 

@@ -12,29 +12,9 @@ from nuratio.infer.scan import scan
 from nuratio.workspace.workspace import Workspace
 
 
-def counting(n, s=10.0, b=50.0, bounds=(0, 10)):
-    """One bin without nuisances: every answer is a closed form."""
-    return {
-        "version": "1.0.0",
-        "channels": [
-            {
-                "name": "bin",
-                "samples": [
-                    {"name": "s", "data": [s], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]},
-                    {"name": "b", "data": [b], "modifiers": []},
-                ],
-            }
-        ],
-        "observations": [{"name": "bin", "data": [n]}],
-        "measurements": [
-            {"name": "m", "config": {"poi": "mu", "parameters": [{"name": "mu", "bounds": [list(bounds)]}]}}
-        ],
-    }
-
-
 @pytest.mark.parametrize("n", [55.0, 60.0, 72.0, 130.0])
 def test_a_counting_experiment(n):
-    ws = Workspace.from_pyhf(counting(n))
+    ws = Workspace.from_pyhf(analytic.counting(n))
     model = ws.model()
     result = fit(model, ws.data(model), minos=["mu"])
     assert result.valid, result.message
@@ -47,7 +27,7 @@ def test_a_counting_experiment(n):
 
 
 def test_a_fit_that_ends_at_a_bound_is_exactly_there():
-    ws = Workspace.from_pyhf(counting(41.0))
+    ws = Workspace.from_pyhf(analytic.counting(41.0))
     model = ws.model()
     result = fit(model, ws.data(model), minos=["mu"])
     assert result.valid
@@ -163,7 +143,7 @@ def test_a_fit_that_ends_where_samples_cancel_is_not_valid(analytic_workspace):
 
 def test_a_scan_of_a_counting_experiment():
     n = 72.0
-    ws = Workspace.from_pyhf(counting(n))
+    ws = Workspace.from_pyhf(analytic.counting(n))
     model = ws.model()
     result = scan(model, ws.data(model), points=11)
     lam = 50 + 10 * result.values

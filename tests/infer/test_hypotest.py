@@ -2,7 +2,6 @@ import numpy as np
 import pyhf
 import pytest
 from scipy.stats import norm
-from test_fit import counting
 
 import analytic
 from nuratio.errors import InvalidModel
@@ -22,7 +21,7 @@ def precise_pyhf():
 
 def test_a_counting_experiment_with_a_background_uncertainty():
     """s = 10, b = 50 +- 7, n = 50, mu = 2: asymptotically 0.0523; 200 000 toys gave 0.0528."""
-    spec = counting(50.0)
+    spec = analytic.counting(50.0)
     spec["channels"][0]["samples"][1]["modifiers"] = [
         {"name": "b", "type": "histosys", "data": {"hi_data": [57.0], "lo_data": [43.0]}}
     ]
@@ -97,7 +96,7 @@ def test_expected_cls_hardly_depends_on_the_pool():
 
 def test_at_the_boundary_qtilde_uses_the_background_only_likelihood():
     """Few events and a POI allowed below zero: qtilde compares with mu = 0, q with the best fit (Eqs. 14, 16)."""
-    ws = Workspace.from_pyhf(counting(38.0, bounds=(-4, 10)))
+    ws = Workspace.from_pyhf(analytic.counting(38.0, bounds=(-4, 10)))
     model = ws.model()
     data = ws.data(model)
     n, mu = 38.0, 1.5
@@ -109,7 +108,7 @@ def test_at_the_boundary_qtilde_uses_the_background_only_likelihood():
     q = hypotest(model, data, mu, test_stat="q").statistic
     assert q == pytest.approx(twice_nll(mu) - twice_nll(-1.2), abs=1e-7)
     assert hypotest(model, data, 0.0, test_stat="q0").statistic == 0
-    above = Workspace.from_pyhf(counting(90.0))
+    above = Workspace.from_pyhf(analytic.counting(90.0))
     assert hypotest(above.model(), above.data(above.model()), 1.0).statistic == 0
 
 
@@ -118,7 +117,7 @@ def test_at_the_boundary_qtilde_uses_the_background_only_likelihood():
 
 @pytest.mark.parametrize("n", [40.0, 50.0, 63.0])
 def test_limits_are_where_cls_crosses_the_level(n, precise_pyhf):
-    ws = Workspace.from_pyhf(counting(n))
+    ws = Workspace.from_pyhf(analytic.counting(n))
     model = ws.model()
     data = ws.data(model)
     limit = upper_limit(model, data)
@@ -126,7 +125,7 @@ def test_limits_are_where_cls_crosses_the_level(n, precise_pyhf):
     assert hypotest(model, data, limit.observed).CLs == pytest.approx(0.05, abs=1e-5)
     for k, value in enumerate(limit.expected):
         assert hypotest(model, data, value).CLs_expected[k] == pytest.approx(0.05, abs=1e-5)
-    pdf = pyhf.Workspace(counting(n)).model()
+    pdf = pyhf.Workspace(analytic.counting(n)).model()
     observed, expected = pyhf.infer.intervals.upper_limits.upper_limit(data, pdf, rtol=1e-6)
     assert limit.observed == pytest.approx(float(observed), rel=1e-3)
     assert limit.expected == pytest.approx([float(e) for e in expected], rel=1e-3)
@@ -152,6 +151,6 @@ def test_wrong_requests_are_named(analytic_model):
         hypotest(model, data, 1.0, test_stat="qtild")
     with pytest.raises(InvalidModel, match="between 0 and 1"):
         upper_limit(model, data, level=95)
-    ws = Workspace.from_pyhf(counting(50.0, bounds=(0, 0.5)))
+    ws = Workspace.from_pyhf(analytic.counting(50.0, bounds=(0, 0.5)))
     with pytest.raises(InvalidModel, match=r"upper bound 0.5 of 'mu'; widen"):
         upper_limit(ws.model(), ws.data(ws.model()))

@@ -42,6 +42,9 @@ class _Group(click.Group):
                 sys.exit(1)
             except BrokenPipeError:
                 sys.exit(1)
+            except OSError as error:  # a disk that is full, a folder that cannot be written
+                click.echo(f"nuratio: {error}", err=True)
+                sys.exit(1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -68,12 +68,17 @@ def significance(model: Any, data: ArrayLike, *, expected_at: float = 1.0) -> Si
 class _Profile:
     """Free and conditional minima of one data set; conditional fits start from the nearest one known."""
 
-    def __init__(self, fitter: Fitter, poi: str, near: Minimum | None = None) -> None:
+    def __init__(self, fitter: Fitter, poi: str, generated_at: Minimum | None = None) -> None:
         self.fitter, self.poi = fitter, poi
         self.k = fitter.index(poi)
         self.conditional: dict[float, Minimum] = {}
         self.problems: dict[str, str] = {}
-        self.free = self._note("free fit", fitter.minimum(near=near))
+        if generated_at is None:
+            minimum = fitter.minimum()
+        else:  # Asimov data: the best fit is the point they were generated at
+            value = float(generated_at.theta[self.k])
+            minimum = self.conditional[value] = fitter.minimum(fixed={poi: value}, near=generated_at)
+        self.free = self._note("free fit", minimum)
 
     def at(self, value: float) -> Minimum:
         """The conditional minimum at a POI value."""
@@ -133,7 +138,7 @@ class Tester:
         background = self.observed.at(alternative)
         fitter = self.observed.fitter
         self.asimov = _Profile(
-            Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, near=background
+            Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, generated_at=background
         )
 
     def test(self, poi_value: float) -> HypotestResult:

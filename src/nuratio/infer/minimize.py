@@ -105,6 +105,9 @@ def minimize(
             return minimum
     notes: list[str] = []
     theta = start
+    if not np.isfinite(objective.gradient(theta)[~fixed]).all():  # a square root at its bound: start inside
+        inside = np.clip(theta, lower + 1e-3 * (upper - lower), upper - 1e-3 * (upper - lower))
+        theta = np.where(fixed | ~np.isfinite(lower + upper), theta, inside)
     for strategy in (0, 1, 2):
         m = minuit(objective, theta, bounds, fixed, names=names)
         m.strategy = strategy

@@ -40,13 +40,8 @@ class Dual:
 
     def chain(self, f: float, f1: float, f2: float) -> "Dual":
         """f(self), given f and its first and second derivative at the value."""
-        outer = np.outer(self.gradient, self.gradient)
-        # 0 * inf: a parameter the expression does not depend on keeps derivative 0 where f' is infinite
-        with np.errstate(invalid="ignore"):
-            gradient = np.where(self.gradient == 0, 0.0, f1 * self.gradient)
-            curvature = np.where(outer == 0, 0.0, f2 * outer)
-            hessian = curvature + np.where(self.hessian == 0, 0.0, f1 * self.hessian)
-        return Dual(f, gradient, hessian)
+        outer = _outer(self.gradient, self.gradient)
+        return Dual(f, _scaled(f1, self.gradient), _scaled(f2, outer) + _scaled(f1, self.hessian))
 
     def __add__(self, other: "Dual") -> "Dual":
         return Dual(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
@@ -58,11 +53,11 @@ class Dual:
         return self + (-other)
 
     def __mul__(self, other: "Dual") -> "Dual":
-        cross = np.outer(self.gradient, other.gradient)
+        cross = _outer(self.gradient, other.gradient)
         return Dual(
             self.value * other.value,
-            self.value * other.gradient + other.value * self.gradient,
-            self.value * other.hessian + other.value * self.hessian + cross + cross.T,
+            _scaled(self.value, other.gradient) + _scaled(other.value, self.gradient),
+            _scaled(self.value, other.hessian) + _scaled(other.value, self.hessian) + cross + cross.T,
         )
 
     def __truediv__(self, other: "Dual") -> "Dual":
@@ -79,6 +74,17 @@ class Dual:
             second = 2.0 if p == 2 else p * (p - 1) * x ** (p - 2)
             return self.chain(x**p, p * x ** (p - 1), second)
         return FUNCTIONS["exp"](other * FUNCTIONS["log"](self))
+
+
+def _scaled(factor: float, derivatives: Floats) -> Floats:
+    """factor x derivatives; where a parameter does not enter (derivative 0) it stays 0 for an infinite factor too."""
+    with np.errstate(invalid="ignore"):
+        return np.where(derivatives == 0, 0.0, factor * derivatives)
+
+
+def _outer(a: Floats, b: Floats) -> Floats:
+    """Outer product, 0 where either parameter does not enter."""
+    return np.where((a == 0)[:, None] | (b == 0), 0.0, np.outer(np.where(a == 0, 1, a), np.where(b == 0, 1, b)))
 
 
 def _sqrt(u: Dual) -> Dual:

@@ -41,13 +41,15 @@ class Expansion:
 
     def pull_gradient(self, gradient: Floats) -> Floats:
         """A gradient in the companion's parameters, in the free ones."""
-        return np.asarray(gradient @ self.jacobian)
+        with np.errstate(invalid="ignore"):  # infinite slopes (a square root at 0) stay in their own parameter's entry
+            return np.asarray(gradient @ self.jacobian)
 
     def pull_hessian(self, gradient: Floats, hessian: Floats) -> Floats:
         """A Hessian in the companion's parameters, in the free ones (needs the gradient too)."""
-        h = self.jacobian.T @ hessian @ self.jacobian
-        for index, second in self.hessians:
-            h = h + gradient[index] * second
+        with np.errstate(invalid="ignore"):
+            h = self.jacobian.T @ hessian @ self.jacobian
+            for index, second in self.hessians:
+                h = h + np.where(second == 0, 0.0, gradient[index] * second)
         return np.asarray(h)
 
 
