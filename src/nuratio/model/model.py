@@ -9,7 +9,7 @@ Asimov data 0 and calibrated importance weights, toys 0 and Poisson counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyhf
@@ -22,9 +22,6 @@ from nuratio.model.histfactory import HistFactory
 from nuratio.model.likelihood import Likelihood
 from nuratio.model.parameters import Config, Parameters
 from nuratio.model.unbinned import UnbinnedChannel
-
-if TYPE_CHECKING:
-    from nuratio.workspace.workspace import Workspace
 
 __all__ = ["Model"]
 
@@ -89,12 +86,6 @@ class Model:
             Likelihood(self, {}, {name: channel.terms(weights)}, np.array(self.config.auxdata)).require_positive(
                 np.array(self.config.suggested_init())
             )
-
-    @classmethod
-    def from_workspace(cls, workspace: "Workspace", measurement: str | None = None, **options: Any) -> "Model":
-        """The model of a workspace's measurement (the first one by default); the same as ``workspace.model()``."""
-        model: Model = workspace.model(measurement, **options)
-        return model
 
     @classmethod
     def from_pyhf(cls, companion: Any) -> "Model":

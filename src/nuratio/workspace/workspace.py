@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyhf
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
@@ -166,21 +165,9 @@ class Workspace:
         UnknownName
             No such measurement or parameter.
         """
-        from nuratio.model.model import Model
+        from nuratio.model.assemble import assemble
 
-        name = self.measurements[0] if measurement is None else measurement
-        if name not in self.measurements:
-            raise UnknownName(f"no measurement {name!r}; {did_you_mean(name, self.measurements, 'measurements')}")
-        extension = self.spec.get("unbinned", {})
-        workspace = pyhf.Workspace(core(self.spec), validate=False)
-        companion = workspace.model(
-            measurement_name=name,
-            validate=False,
-            modifier_settings=extension.get("modifier_settings", DEFAULT_SETTINGS),
-        )
-        chosen = extension.get("poi", companion.config.poi_name) if poi == "" else poi
-        channels = [self._channel(entry, companion.config) for entry in self.unbinned.values()]
-        return Model(companion, channels, extension.get("parameters", []), poi=chosen)
+        return assemble(self, measurement, poi)
 
     def data(self, model: "Model", include_auxdata: bool = True) -> NDArray[np.float64]:
         """The observed data as the model's flat vector, [counts and event weights | auxiliary data]."""
@@ -218,55 +205,3 @@ class Workspace:
             raise UnknownName(f"no channel {channel!r}; {did_you_mean(channel, self.channels, 'channels')}")
         spec, file, table = unbin_channel(self.spec, channel, DEFAULT_SETTINGS)
         return Workspace(spec, {**self.tables, file: table})
-
-    def _channel(self, entry: Mapping[str, Any], config: Any) -> Any:
-        from nuratio.model.shapes import AdditiveShift, Cumulant, PoolIntegral, QuadExp, SampleShape
-        from nuratio.model.unbinned import UnbinnedChannel
-
-        events = entry["events"]
-        pool = self.tables[events["pool"]["file"]]
-        file = events["observed"].get("file")
-        names = [n for n in pool.names if n != events["pool"]["weight"]["column"]]
-        if "weight" in events["observed"]:
-            names = [n for n in names if n != events["observed"]["weight"]["column"]]
-        row = {n: i for i, n in enumerate(names)}
-        weights = np.asarray(pool[events["pool"]["weight"]["column"]], dtype=np.float64)
-
-        def par(name: str) -> int:
-            start: int = config.par_slice(name).start
-            return start
-
-        by_name = {s["name"]: s for s in entry["samples"]}
-        shapes = []
-        for name in (s for s in config.samples if s in by_name):
-            sample = by_name[name]
-            additive, quadexp = [], None
-            modifiers = {m["name"]: m for m in sample.get("modifiers", [])}
-            for m in modifiers.values():
-                if m["interpcode"] != "quadexp":
-                    hi, lo = row[m["data"]["hi"]["column"]], row[m["data"]["lo"]["column"]]
-                    integral = m["integral"]
-                    additive.append(
-                        AdditiveShift(par(m["name"]), m["interpcode"], hi, lo, integral["hi"], integral["lo"])
-                    )
-            if "normalisation" in sample and sample["normalisation"]["parameters"]:
-                norm = sample["normalisation"]
-                keys = [[modifiers[p]["data"][d]["column"] for p in norm["parameters"]] for d in ("d1", "d2")]
-                z: Cumulant | PoolIntegral
-                if norm["type"] == "cumulant":
-                    z = Cumulant(np.array(norm["mean"], float), np.array(norm["covariance"], float))
-                else:
-                    density = weights * pool[sample["ratio"]["column"]]
-                    z = PoolIntegral(pool.select([*keys[0], *keys[1]]).values, density / density.sum())
-                d1, d2 = (tuple(row[key] for key in d) for d in keys)
-                quadexp = QuadExp(tuple(par(p) for p in norm["parameters"]), d1, d2, z)
-            shapes.append(SampleShape(name, row[sample["ratio"]["column"]], tuple(additive), quadexp))
-        return UnbinnedChannel(
-            name=entry["name"],
-            samples=tuple(shapes),
-            observed=pool.select(names).head(0) if file is None else self.tables[file].select(names),
-            pool=pool.select(names),
-            pool_weights=weights,
-            observed_features=self.tables.get(events["observed"].get("features")),
-            pool_features=self.tables.get(events["pool"].get("features")),
-        )
