@@ -223,6 +223,23 @@ def test_one_channel_rewritten_beside_a_binned_one_with_per_bin_parameters(rng):
 # --- Asimov data and toys
 
 
+def test_an_empty_bin_is_no_problem():
+    """Only the signal reaches the last bin: without signal its expectation is 0, binned or not."""
+    spec = analytic.binned_spec(per_bin=False)
+    spec["channels"][0]["samples"][0]["data"][2] = 0.0
+    for modifier in spec["channels"][0]["samples"][0]["modifiers"]:
+        if modifier["type"] == "histosys":
+            modifier["data"]["hi_data"][2] = modifier["data"]["lo_data"][2] = 0.0
+    spec["channels"][0]["samples"][1]["data"][2] = 4.0
+    spec["observations"][1]["data"][2] = 0
+    binned = Workspace(spec)
+    unbinned = binned.unbin("B").model()
+    theta = np.array(unbinned.config.suggested_init())
+    theta[unbinned.config.poi_index] = 0.0
+    np.testing.assert_allclose(unbinned.expected_data(theta), binned.model().expected_data(theta), atol=1e-9)
+    assert np.isfinite(unbinned.twice_nll(theta, binned.data(unbinned)))
+
+
 @pytest.mark.parametrize("pool", [2000, 20000])
 def test_the_score_of_asimov_data_vanishes(pool, rng):
     model = analytic.workspace(pool=pool).model()

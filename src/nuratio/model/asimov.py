@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning
 from nuratio.model.unbinned import BLOCK, UnbinnedChannel
 
-__all__ = ["MAX_NONPOSITIVE", "pool_weights"]
+__all__ = ["MAX_NEGATIVE", "pool_weights"]
 
 Floats = NDArray[np.float64]
 
-MAX_NONPOSITIVE = 1e-3  # share of the expectation that may sit at pool events with a non-positive density
+MAX_NEGATIVE = 1e-3  # share of the expectation that may sit at pool events with a negative density
 
 
 def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
@@ -36,20 +36,19 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
     Raises
     ------
     NonPositiveDensity
-        More than `MAX_NONPOSITIVE` of the expectation is at pool events with a non-positive density.
+        More than `MAX_NEGATIVE` of the expectation is at pool events with a negative density.
     InvalidModel
         The pool is too small to be calibrated.
 
     Warns
     -----
     PoolDensityWarning
-        Some pool events have a non-positive density; they get weight 0, which the calibration makes up for.
+        Some pool events have a negative density; they get weight 0, which the calibration makes up for.
     """
     table, samples, nuisances = channel.pool, channel.samples, channel.nuisances
     c, size = len(samples), len(samples) + len(nuisances)
     weights = np.zeros(len(table))
     target = np.concatenate([np.ones(c), np.zeros(len(nuisances))])
-    moment, gram = np.zeros(size), np.zeros((size, size))
     directions = np.zeros((size, len(table)))
     for start in range(0, len(table), BLOCK):
         events = slice(start, start + BLOCK)
@@ -61,20 +60,20 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
         for n, sample, shape in zip(nu, samples, shapes, strict=True):
             if sample.par:
                 h[[c + nuisances.index(p) for p in sample.par]] += n * shape.first()
-        a = channel.pool_weights[events] * density
-        weights[events] = a
+        weights[events] = channel.pool_weights[events] * density
+        empty = density == 0  # nothing is expected here: no weight can stand for what a sample would add
+        target -= h[:, empty] @ channel.pool_weights[events][empty]
         good = density > 0
         directions[:, events] = np.where(good, h / np.where(good, density, 1.0), 0.0)
-    bad = weights <= 0
-    bad &= channel.pool_weights > 0
+    bad = weights < 0
     if bad.any():
         lost, kept = -weights[bad].sum(), weights[~bad].sum()
         text = (
-            f"channel {channel.name!r}: the total density is not positive at {bad.sum()} of {len(table)} pool events "
+            f"channel {channel.name!r}: the total density is negative at {bad.sum()} of {len(table)} pool events "
             f"({lost / kept:.2g} of the expectation)"
         )
-        if lost > MAX_NONPOSITIVE * kept:
-            raise NonPositiveDensity(f"{text}; at most {MAX_NONPOSITIVE:g} is allowed: check the ratios that cancel")
+        if lost > MAX_NEGATIVE * kept:
+            raise NonPositiveDensity(f"{text}; at most {MAX_NEGATIVE:g} is allowed: check the ratios that cancel")
         warnings.warn(f"{text}; they get Asimov weight 0", PoolDensityWarning, stacklevel=3)
         weights[bad] = 0.0
     moment = directions @ weights
