@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
-    "ConvergenceWarning",
     "FitFailed",
     "InvalidConfig",
     "InvalidData",
@@ -76,10 +75,6 @@ class StatisticsWarning(NuratioWarning):
 
 class LeakageWarning(NuratioWarning):
     """The same generated event may sit in training and test at once."""
-
-
-class ConvergenceWarning(NuratioWarning):
-    """A training that stopped before its held-out loss settled, or a fit reported as not valid."""
 
 
 class NormalisationWarning(NuratioWarning):

@@ -190,11 +190,9 @@ def _train_region(
             if systematic["Type"] != "NormPlusShape":
                 continue
             name = systematic["Name"]
-            up, down = (
-                None if e is None else _of_part(e, part, f"region {region['Name']!r}, {name!r}")
-                for e in events.varied[part.sample, name]
-            )
-            assert up is not None
+            where = f"region {region['Name']!r}, {name!r}"
+            all_up, all_down = events.varied[part.sample, name]
+            up, down = _of_part(all_up, part, where), None if all_down is None else _of_part(all_down, part, where)
             varied[part.name, name] = (up, down)
             label = f"{name} of {part.name}"
             given = {"nominal": nominal, "up": up, "down": down}

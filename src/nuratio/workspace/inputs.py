@@ -52,14 +52,12 @@ def read_region(config: Config, region: Mapping[str, Any], *, progress: bool | N
         for systematic in config.systematics(where, name):
             if systematic["Type"] != "NormPlusShape":
                 continue
-            directions = [
-                None
-                if "Symmetrize" in systematic[side]
-                else _read(config, region, sample, features, _variation(config, systematic, side), progress)
-                for side in ("Up", "Down")
-            ]
-            assert directions[0] is not None  # Symmetrize in Up is refused when the configuration is read
-            varied[name, systematic["Name"]] = (directions[0], directions[1])
+            up = _variation(config, systematic, "Up")
+            down = None if "Symmetrize" in systematic["Down"] else _variation(config, systematic, "Down")
+            varied[name, systematic["Name"]] = (
+                _read(config, region, sample, features, up, progress),
+                None if down is None else _read(config, region, sample, features, down, progress),
+            )
     return RegionEvents(_read(config, region, config.data, features, None, progress), nominal, varied)
 
 
