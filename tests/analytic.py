@@ -8,6 +8,7 @@ import numpy as np
 from scipy.integrate import quad
 
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import Workspace
 
 SLOPE, PEAK, WIDTH = 5.0, 5.0, 1.0
@@ -50,18 +51,6 @@ def columns(x, **extra):
     d1, d2 = tilt(x)
     values = {"background": background(x) / q, "signal": signal(x) / q, "d1": d1, "d2": d2}
     return RatioTable.from_columns(values | extra, np.float64)
-
-
-def file_entry(name, table):
-    return {
-        "id": name,
-        "uri": f"{name}.npy",
-        "format": "npy",
-        "sha256": "0" * 64,
-        "dtype": "float64",
-        "columns": list(table.names),
-        "events": len(table),
-    }
 
 
 def workspace(*, n_signal=60.0, n_background=1000.0, mu=1.0, pool=4000, seed=0, observed=None):

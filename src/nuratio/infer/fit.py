@@ -84,6 +84,11 @@ def require_poi(model: Any) -> str:
     return str(name)
 
 
+def cancellation(lines: list[str]) -> str:
+    """What a fit says that ends where the total density is not positive (lines: one per event or bin)."""
+    return f"the total density is not positive at {len(lines)} events or bins: {lines[0]}"
+
+
 class Fitter:
     """Repeated fits of one model to one data set, with warm starts; `fit` is one call of it."""
 
@@ -149,7 +154,7 @@ class Fitter:
         lines = self.likelihood.nonpositive(minimum.theta)
         if lines:
             valid = False
-            messages.append(f"the total density is not positive at {len(lines)} events or bins: {lines[0]}")
+            messages.append(cancellation(lines))
         covariance = np.full((n, n), np.nan)
         if hesse:
             covariance = np.zeros((n, n))

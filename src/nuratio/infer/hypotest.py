@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from nuratio.errors import InvalidModel, did_you_mean
-from nuratio.infer.fit import Fitter, require_poi
+from nuratio.infer.fit import Fitter, cancellation, require_poi
 from nuratio.infer.minimize import Minimum
 from nuratio.infer.results import HypotestResult, SignificanceResult
 
@@ -110,7 +110,7 @@ class _Profile:
         if not minimum.valid:
             self.problems[name] = minimum.message
         elif lines:
-            self.problems[name] = f"the total density is not positive at {len(lines)} events or bins: {lines[0]}"
+            self.problems[name] = cancellation(lines)
         return minimum
 
 

@@ -1,7 +1,8 @@
 """Cross-fitted evaluation: simulated events by the networks that never saw them, data by all networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,6 +65,16 @@ class CrossFit:
         for row, value in zip(rows, values, strict=True):
             result[row] = value
         return result
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+        """Plain values and tensors from which `restored` makes the same networks."""
+        return {"features": self.features, "options": self.options.to_dict()}, self.stack.to_arrays()
+
+    @classmethod
+    def restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> Self:
+        """The inverse of `stored`; the document may hold more."""
+        options = TrainingOptions.from_dict(document["options"])
+        return cls(NetworkStack.from_arrays(arrays), tuple(document["features"]), options)
 
     def inputs(self, x: EventSample | ArrayLike) -> NDArray[np.float32]:
         """The features as the networks take them, shape (n, d); an event sample's are matched by name."""

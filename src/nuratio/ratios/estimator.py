@@ -19,7 +19,6 @@ from torch import Tensor
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, UnknownName, did_you_mean
 from nuratio.ratios.crossfit import CrossFit
-from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.storage import read_estimator, write_estimator
 from nuratio.ratios.table import RatioTable
@@ -249,16 +248,15 @@ class RatioEstimator:
 
     def save(self, directory: str | Path) -> None:
         """Write ``estimator.json`` and ``estimator.safetensors``; `load` gives the same numbers bit for bit."""
-        document = {
-            "features": self.features,
+        document, arrays = self.networks.stored()
+        document |= {
             "components": [asdict(part) for part in self.components],
             "training_fractions": self.training_fractions,
             "reference_fractions": self.reference_fractions,
             "normalisation": self.normalisation,
-            "options": self.options.to_dict(),
             "report": self.report,
         }
-        write_estimator(directory, _KIND, document, self.networks.stack.to_arrays())
+        write_estimator(directory, _KIND, document, arrays)
 
     @classmethod
     def load(cls, directory: str | Path) -> "RatioEstimator":
@@ -275,11 +273,7 @@ class RatioEstimator:
             training_fractions=document["training_fractions"],
             reference_fractions=document["reference_fractions"],
             normalisation={name: (z, error) for name, (z, error) in document["normalisation"].items()},
-            networks=CrossFit(
-                NetworkStack.from_arrays(arrays),
-                tuple(document["features"]),
-                TrainingOptions.from_dict(document["options"]),
-            ),
+            networks=CrossFit.restored(document, arrays),
             report=document["report"],
         )
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nuratio.data.sample import EventSample
 from nuratio.ratios.crossfit import CrossFit
-from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.storage import read_estimator, write_estimator
 
@@ -73,8 +72,8 @@ class ShapeEstimator:
 
     def save(self, directory: str | Path) -> None:
         """Write ``estimator.json`` and ``estimator.safetensors``; `load` gives the same numbers bit for bit."""
-        document = {"features": self.features, "options": self.options.to_dict(), "report": self.report}
-        write_estimator(directory, _KIND, document, self.networks.stack.to_arrays())
+        document, arrays = self.networks.stored()
+        write_estimator(directory, _KIND, document | {"report": self.report}, arrays)
 
     @classmethod
     def load(cls, directory: str | Path) -> "ShapeEstimator":
@@ -86,12 +85,7 @@ class ShapeEstimator:
             A missing or damaged file, or another kind of estimator.
         """
         document, arrays = read_estimator(directory, _KIND)
-        networks = CrossFit(
-            NetworkStack.from_arrays(arrays),
-            tuple(document["features"]),
-            TrainingOptions.from_dict(document["options"]),
-        )
-        return cls(networks, document["report"])
+        return cls(CrossFit.restored(document, arrays), document["report"])
 
 
 def _mean(outputs: Tensor) -> Tensor:

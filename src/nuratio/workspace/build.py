@@ -22,6 +22,7 @@ from nuratio.workspace.cache import content_key, load_or_train
 from nuratio.workspace.config import Config
 from nuratio.workspace.inputs import RegionEvents, read_region
 from nuratio.workspace.normalisation import cumulants
+from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
 __all__ = ["build", "train_all"]
@@ -116,7 +117,7 @@ def build(
             entry, new_tables = _channel(name, trained, events)
             unbinned.append(entry)
             tables |= new_tables
-            files += [_file_entry(key, table) for key, table in new_tables.items()]
+            files += [file_entry(key, table) for key, table in new_tables.items()]
             provenance[name] = {"cache": dict(trained.keys), "training": trained.ratio.report}
         else:
             channels.append(_binned(config, region, events))
@@ -351,18 +352,6 @@ def _channel(name: str, trained: Trained, events: RegionEvents) -> tuple[dict[st
 
 def _shapes_of(part: str, trained: Trained) -> Iterator[tuple[str, ShapeEstimator]]:
     return ((name, shape) for (owner, name), shape in trained.shapes.items() if owner == part)
-
-
-def _file_entry(key: str, table: RatioTable) -> dict[str, Any]:
-    return {
-        "id": key,
-        "uri": f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in key)}.npy",
-        "format": "npy",
-        "sha256": "0" * 64,  # known when it is written
-        "dtype": str(table.values.dtype),
-        "columns": list(table.names),
-        "events": len(table),
-    }
 
 
 # --- parameters

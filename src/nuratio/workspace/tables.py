@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nuratio.errors import InvalidWorkspace
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["Store", "write_workspace"]
+__all__ = ["Store", "file_entry", "write_workspace"]
 
 _CHUNK = 1 << 22
 
@@ -82,6 +82,19 @@ class Store:
             raise ValueError("a link leads out of the workspace")
         values = np.load(path, allow_pickle=False, mmap_mode="r" if path.stat().st_size > 1024 else None)
         return values, _sha256(path) if verify else ""
+
+
+def file_entry(name: str, table: RatioTable) -> dict[str, Any]:
+    """The entry of ``unbinned.files`` for a table; its checksum is known when it is written."""
+    return {
+        "id": name,
+        "uri": f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.npy",
+        "format": "npy",
+        "sha256": "0" * 64,
+        "dtype": str(table.values.dtype),
+        "columns": list(table.names),
+        "events": len(table),
+    }
 
 
 def write_workspace(spec: Mapping[str, Any], tables: Mapping[str, RatioTable], path: Path, *, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from nuratio.errors import InvalidWorkspace
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.tables import file_entry
 
 __all__ = ["unbin_channel"]
 
@@ -80,18 +81,8 @@ def unbin_channel(
         columns | {"reference weight": np.full(bins, q), "observed weight": observation["data"]}, dtype=np.float64
     )
     observation["data"] = [float(sum(observation["data"]))]
-    file = f"{name} bins"
-    extension["files"].append(
-        {
-            "id": file,
-            "uri": f"{_file_name(name)}.bins.npy",
-            "format": "npy",
-            "sha256": "0" * 64,
-            "dtype": "float64",
-            "columns": list(table.names),
-            "events": bins,
-        }
-    )
+    file = f"{name}.bins"
+    extension["files"].append(file_entry(file, table))
     extension["channels"].append(
         {
             "name": name,
@@ -103,7 +94,3 @@ def unbin_channel(
         }
     )
     return new, file, table
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
