@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
 from nuratio.infer.results import FitResult, Projection
-from nuratio.model.unbinned import BLOCK, UnbinnedChannel
-from nuratio.ratios.table import RatioTable
+from nuratio.model.unbinned import UnbinnedChannel
 
 __all__ = ["project"]
 
@@ -94,8 +93,7 @@ def _features(channel: UnbinnedChannel, feature: str | None) -> tuple[Floats, Fl
     if tables[0] is None:
         raise InvalidModel(f"channel {channel.name!r}: the workspace stores no features, so none can be drawn")
     name = tables[0].names[0] if feature is None else feature
-    empty = RatioTable(tables[0].names, tables[0].values[:, :0])
-    pool, observed = (np.asarray((t or empty)[name], dtype=np.float64) for t in tables)
+    pool, observed = (np.asarray((t or tables[0].head(0))[name], dtype=np.float64) for t in tables)
     return pool, observed, name
 
 
@@ -116,14 +114,11 @@ def _fill(
     where[(where < 0) | (where >= bins)] = bins  # outside the edges: an extra bin that is dropped
     shape = np.zeros((len(nu), bins + 1))
     slope = np.zeros((bins + 1, len(theta)))
-    for start in range(0, len(feature), BLOCK):
-        events = slice(start, start + BLOCK)
-        block = np.asarray(channel.pool.values[:, events], dtype=np.float64)
+    for events, t, slopes in channel.evaluate(channel.pool, theta):
         w, b = channel.pool_weights[events], where[events]
         for c, sample in enumerate(channel.samples):
-            values = sample.evaluate(block, theta, 1)
-            shape[c] += np.bincount(b, w * values.value, bins + 1)
-            for par, first in zip(sample.par, values.first() if sample.par else [], strict=True):
+            shape[c] += np.bincount(b, w * t[c], bins + 1)
+            for par, first in zip(sample.par, slopes[c], strict=True):
                 slope[:, par] += nu[c] * np.bincount(b, w * first, bins + 1)
     counts = nu[:, None] * shape
     return counts[:, :-1], (shape.T @ nu_jacobian + slope)[:-1]

@@ -8,12 +8,13 @@ correction is of the order 1 / sqrt(pool size) and leaves observed results alone
 """
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning
-from nuratio.model.unbinned import BLOCK, UnbinnedChannel
+from nuratio.model.unbinned import UnbinnedChannel
 
 __all__ = ["MAX_NEGATIVE", "pool_weights"]
 
@@ -45,46 +46,52 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
     PoolDensityWarning
         Some pool events have a negative density; they get weight 0, which the calibration makes up for.
     """
-    table, samples, nuisances = channel.pool, channel.samples, channel.nuisances
-    c, size = len(samples), len(samples) + len(nuisances)
-    weights = np.zeros(len(table))
-    target = np.concatenate([np.ones(c), np.zeros(len(nuisances))])
-    directions = np.zeros((size, len(table)))
-    for start in range(0, len(table), BLOCK):
-        events = slice(start, start + BLOCK)
-        block = np.asarray(table.values[:, events], dtype=np.float64)
-        shapes = [s.evaluate(block, theta, 1) for s in samples]
-        h = np.zeros((size, block.shape[1]))
-        h[:c] = [s.value for s in shapes]
-        density = nu @ h[:c]
-        for n, sample, shape in zip(nu, samples, shapes, strict=True):
-            if sample.par:
-                h[[c + nuisances.index(p) for p in sample.par]] += n * shape.first()
-        weights[events] = channel.pool_weights[events] * density
+    c, size = len(channel.samples), len(channel.samples) + len(channel.nuisances)
+    weights = np.zeros(len(channel.pool))
+    target = np.concatenate([np.ones(c), np.zeros(size - c)])
+    moment, gram = np.zeros(size), np.zeros((size, size))
+    for events, density, h in _scores(channel, nu, theta):
+        q = channel.pool_weights[events]
+        weights[events] = q * density
         empty = density == 0  # nothing is expected here: no weight can stand for what a sample would add
-        target -= h[:, empty] @ channel.pool_weights[events][empty]
+        target -= h[:, empty] @ q[empty]
         good = density > 0
-        directions[:, events] = np.where(good, h / np.where(good, density, 1.0), 0.0)
+        moment += h[:, good] @ q[good]
+        gram += (h[:, good] * (q[good] / density[good])) @ h[:, good].T
     bad = weights < 0
     if bad.any():
         lost, kept = -weights[bad].sum(), weights[~bad].sum()
         text = (
-            f"channel {channel.name!r}: the total density is negative at {bad.sum()} of {len(table)} pool events "
+            f"channel {channel.name!r}: the total density is negative at {bad.sum()} of {len(weights)} pool events "
             f"({lost / kept:.2g} of the expectation)"
         )
         if lost > MAX_NEGATIVE * kept:
             raise NonPositiveDensity(f"{text}; at most {MAX_NEGATIVE:g} is allowed: check the ratios that cancel")
         warnings.warn(f"{text}; they get Asimov weight 0", PoolDensityWarning, stacklevel=3)
         weights[bad] = 0.0
-    moment = directions @ weights
-    gram = (directions * weights) @ directions.T
     scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
     correction = np.linalg.lstsq(gram / np.outer(scale, scale), (target - moment) / scale, rcond=1e-12)[0] / scale
-    calibrated = weights * (1 + correction @ directions)
-    residual = np.abs(directions @ calibrated - target) / (1 + scale)
-    if residual.max() > 1e-6 or (calibrated < 0).any():
+    score = -target
+    for events, density, h in _scores(channel, nu, theta):
+        direction = np.where(density > 0, h / np.where(density > 0, density, 1.0), 0.0)
+        weights[events] *= 1 + correction @ direction
+        score += direction @ weights[events]
+    residual = np.abs(score) / (1 + scale)
+    if residual.max() > 1e-6 or (weights < 0).any():
         raise InvalidModel(
-            f"channel {channel.name!r}: the pool of {len(table)} events is too small for Asimov data at this point "
-            f"(remaining score {residual.max():.2g}, {(calibrated < 0).sum()} negative weights); simulate more events"
+            f"channel {channel.name!r}: the pool of {len(weights)} events is too small for Asimov data at this point "
+            f"(remaining score {residual.max():.2g}, {(weights < 0).sum()} negative weights); simulate more events"
         )
-    return np.asarray(calibrated)
+    return weights
+
+
+def _scores(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Iterator[tuple[slice, Floats, Floats]]:
+    """Pool events some at a time: density (m,) and its derivatives in the C yields and K nuisances (C + K, m)."""
+    c = len(channel.samples)
+    for events, t, slopes in channel.evaluate(channel.pool, theta):
+        h = np.zeros((c + len(channel.nuisances), t.shape[1]))
+        h[:c] = t
+        for n, sample, slope in zip(nu, channel.samples, slopes, strict=True):
+            if sample.par:
+                h[c + np.searchsorted(channel.nuisances, sample.par)] += n * slope
+        yield events, nu @ t, h

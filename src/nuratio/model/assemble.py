@@ -1,6 +1,7 @@
 """A workspace's measurement as a `Model`: the companion from its pyhf part, the event shapes from its tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,19 @@ import pyhf
 from numpy.typing import NDArray
 
 from nuratio.errors import UnknownName, did_you_mean
+from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
+from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.model import Model
-from nuratio.model.shapes import AdditiveShift, Cumulant, PoolIntegral, QuadExp, SampleShape
-from nuratio.model.unbinned import UnbinnedChannel
+from nuratio.model.normalisation import Cumulant, LinearIntegral, Normalisation, PoolIntegral, Powers, Unit
+from nuratio.model.shapes import Monomial, SampleShape, Variation, quadexp
+from nuratio.model.unbinned import UnbinnedChannel, pool_integral
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
 __all__ = ["assemble"]
 
 
-def assemble(workspace: Workspace, measurement: str | None = None, poi: str | None = "") -> Model:
+def assemble(workspace: Workspace, measurement: str | None, poi: str | None, kernel: Kernel) -> Model:
     """The model of a measurement; what `Workspace.model` returns, which documents the arguments."""
     known = workspace.measurements
     name = known[0] if measurement is None else measurement
@@ -30,62 +34,84 @@ def assemble(workspace: Workspace, measurement: str | None = None, poi: str | No
         modifier_settings=extension.get("modifier_settings", DEFAULT_SETTINGS),
     )
     chosen = extension.get("poi", companion.config.poi_name) if poi == "" else poi
-    channels = [_channel(entry, workspace.tables, companion.config) for entry in workspace.unbinned.values()]
+    channels = [_channel(entry, workspace.tables, companion.config, kernel) for entry in workspace.unbinned.values()]
     return Model(companion, channels, extension.get("parameters", []), poi=chosen)
 
 
-def _channel(entry: Mapping[str, Any], tables: Mapping[str, RatioTable], config: Any) -> UnbinnedChannel:
+def _channel(
+    entry: Mapping[str, Any], tables: Mapping[str, RatioTable], config: Any, kernel: Kernel
+) -> UnbinnedChannel:
     observed, pool = entry["events"]["observed"], entry["events"]["pool"]
     simulated = tables[pool["file"]]
     weights = np.asarray(simulated[pool["weight"]["column"]], dtype=np.float64)
-    not_read = {kind["weight"]["column"] for kind in (observed, pool) if "weight" in kind}
-    names = [n for n in simulated.names if n not in not_read]
     samples = {s["name"]: s for s in entry["samples"]}
     return UnbinnedChannel(
         name=entry["name"],
-        samples=tuple(_shape(samples[s], names, simulated, weights, config) for s in config.samples if s in samples),
-        observed=tables[observed["file"]].select(names) if "file" in observed else simulated.select(names).head(0),
-        pool=simulated.select(names),
+        samples=tuple(
+            _shape(samples[s], simulated, weights, config, kernel) for s in config.samples if s in samples
+        ),
+        observed=tables[observed["file"]] if "file" in observed else simulated.head(0),
+        pool=simulated,
         pool_weights=weights,
         observed_features=tables.get(observed.get("features")),
         pool_features=tables.get(pool.get("features")),
+        kernel=kernel,
     )
 
 
 def _shape(
-    sample: Mapping[str, Any], names: Sequence[str], pool: RatioTable, weights: NDArray[np.float64], config: Any
+    sample: Mapping[str, Any], pool: RatioTable, weights: NDArray[np.float64], config: Any, kernel: Kernel
 ) -> SampleShape:
-    row = {name: i for i, name in enumerate(names)}
-    modifiers = {m["name"]: m for m in sample.get("modifiers", [])}
-
     def par(name: str) -> int:
         start: int = config.par_slice(name).start
         return start
 
-    additive = tuple(
-        AdditiveShift(
-            par(m["name"]),
-            m["interpcode"],
-            row[m["data"]["hi"]["column"]],
-            row[m["data"]["lo"]["column"]],
-            m["integral"]["hi"],
-            m["integral"]["lo"],
-        )
+    def column(modifier: Mapping[str, Any], key: str) -> str:
+        name: str = modifier["data"][key]["column"]
+        return name
+
+    modifiers = {m["name"]: m for m in sample.get("modifiers", [])}
+    varied = {
+        m["name"]: Variation(par(m["name"]), m["interpcode"], column(m, "hi"), column(m, "lo"))
         for m in modifiers.values()
         if m["interpcode"] != "quadexp"
+    }
+    norm = sample.get("normalisation", {"type": None, "parameters": []})
+    names = norm["parameters"]
+    exponent = quadexp(
+        [par(n) for n in names],
+        [column(modifiers[n], "d1") for n in names],
+        [column(modifiers[n], "d2") for n in names],
     )
-    ratio = sample["ratio"]["column"]
-    norm = sample.get("normalisation", {"parameters": []})
-    if not norm["parameters"]:
-        return SampleShape(sample["name"], row[ratio], additive)
-    d1, d2 = ([modifiers[p]["data"][d]["column"] for p in norm["parameters"]] for d in ("d1", "d2"))
-    z: Cumulant | PoolIntegral
-    if norm["type"] == "cumulant":
-        z = Cumulant(np.array(norm["mean"], dtype=np.float64), np.array(norm["covariance"], dtype=np.float64))
-    else:
-        density = weights * pool[ratio]
-        z = PoolIntegral(pool.select([*d1, *d2]).values, density / density.sum())
-    quadexp = QuadExp(
-        tuple(par(p) for p in norm["parameters"]), tuple(row[c] for c in d1), tuple(row[c] for c in d2), z
+    crossed = sample.get("cross", [])
+    exponent += tuple(Monomial(c["column"], tuple((par(n), 1) for n in c["parameters"])) for c in crossed)
+    shape = SampleShape(
+        sample["name"],
+        sample["ratio"]["column"],
+        exponent,
+        tuple(v for v in varied.values() if v.code in MULTIPLICATIVE),
+        tuple(v for v in varied.values() if v.code in ADDITIVE),
     )
-    return SampleShape(sample["name"], row[ratio], additive, quadexp)
+    return replace(shape, norm=_normalisation(shape, norm, modifiers, pool, weights, kernel))
+
+
+def _normalisation(
+    shape: SampleShape,
+    norm: Mapping[str, Any],
+    modifiers: Mapping[str, Any],
+    pool: RatioTable,
+    weights: NDArray[np.float64],
+    kernel: Kernel,
+) -> Normalisation:
+    match norm["type"]:
+        case "pool":
+            return PoolIntegral(pool_integral(shape, pool, weights, kernel))
+        case "cumulant":
+            mean, covariance = (np.array(norm[k], dtype=np.float64) for k in ("mean", "covariance"))
+            return Cumulant(mean, covariance, Powers.compile([m.powers for m in shape.exponent], shape.par))
+    if not shape.shifts:
+        return Unit()
+    integrals = [m["integral"] for m in modifiers.values()]  # all of them are shifts, in this order
+    order = np.argsort([v.par for v in shape.shifts])
+    hi, lo = (np.array([integrals[j][side] for j in order]) for side in ("hi", "lo"))
+    return LinearIntegral(tuple(shape.shifts[j].code for j in order), hi, lo)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, xlogy
+
+from nuratio.model.terms import add_constraints, saturated
 
 __all__ = ["Constraints"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Constraints:
@@ -63,19 +63,20 @@ class Constraints:
             p[:, 2],
         )
 
+    def constant(self, aux: Floats) -> float:
+        """The part of -2 ln of all terms that does not depend on the parameters."""
+        return float(np.log(2 * np.pi * self.sigma**2).sum()) + saturated(aux[self.pois_aux])
+
     def twice_nll(self, theta: Floats, aux: Floats) -> tuple[float, Floats, Floats]:
-        """-2 ln of all terms, its gradient (P,) and the diagonal of its Hessian (P,)."""
-        pull = (aux[self.gauss_aux] - theta[self.gauss_par]) / self.sigma
-        value = float(np.sum(pull**2 + 2 * np.log(self.sigma)) + len(pull) * np.log(2 * np.pi))
-        gradient, hessian = np.zeros_like(theta), np.zeros_like(theta)
-        np.add.at(gradient, self.gauss_par, -2 * pull / self.sigma)
-        np.add.at(hessian, self.gauss_par, 2 / self.sigma**2)
-        n, gamma = aux[self.pois_aux], theta[self.pois_par]
-        rate = gamma * self.factor
-        value += float(2 * np.sum(rate - xlogy(n, rate) + gammaln(n + 1)))
-        np.add.at(gradient, self.pois_par, 2 * (self.factor - n / gamma))
-        np.add.at(hessian, self.pois_par, 2 * n / gamma**2)
-        return value, gradient, hessian
+        """-2 ln of all terms, its gradient (F,) and the diagonal of its Hessian (F,)."""
+        gradient, diagonal = np.zeros(len(theta)), np.zeros(len(theta))
+        return self.constant(aux) + self.add_derivatives(theta, aux, gradient, diagonal), gradient, diagonal
+
+    def add_derivatives(self, theta: Floats, aux: Floats, gradient: Floats, diagonal: Floats) -> float:
+        """-2 ln of all terms without `constant`; its derivatives are added to ``gradient`` and ``diagonal``, (F,)."""
+        terms = self.gauss_par, self.gauss_aux, self.sigma, self.pois_par, self.pois_aux, self.factor
+        value = add_constraints(*terms, np.array(theta, dtype=np.float64), np.ascontiguousarray(aux), gradient, diagonal)
+        return float(value)
 
     def expected(self, theta: Floats) -> Floats:
         """Expected auxiliary data, shape (auxdata,)."""

@@ -5,16 +5,17 @@ where a density is not positive (see `nuratio.model.positivity`); ``require_posi
 that is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import gammaln
+from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import NonPositiveDensity
-from nuratio.model.positivity import RELATIVE_THRESHOLD, extended_log
+from nuratio.model.binned import BinnedTerm
+from nuratio.model.positivity import RELATIVE_THRESHOLD
 from nuratio.model.unbinned import EventTerm
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Likelihood"]
 
 Floats = NDArray[np.float64]
+
+_EXACT = 1e-100  # a relative threshold that no density of a physical model is below
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,8 @@ class Likelihood:
         Auxiliary data.
     relative_threshold : float
         Densities and rates below this share of the nominal expectation are continued smoothly.
+    held : tuple of str
+        Unbinned channels whose shapes do not change: derivatives in their shape nuisances are left out (see `holding`).
     """
 
     model: "Model"
@@ -47,25 +52,51 @@ class Likelihood:
     terms: Mapping[str, tuple[EventTerm, ...]]
     aux: Floats
     relative_threshold: float = RELATIVE_THRESHOLD
+    held: tuple[str, ...] = ()
 
-    @property
+    @cached_property
+    def binned(self) -> BinnedTerm:
+        """Binned channels and constraint terms."""
+        model = self.model
+        return BinnedTerm.compile(model.rates, model.constraints, self.counts, self.aux, self.relative_threshold)
+
+    @cached_property
     def exact(self) -> "Likelihood":
         """The same without any continuation: right wherever all densities are positive, however small."""
-        return replace(self, relative_threshold=1e-100)
+        return replace(self, relative_threshold=_EXACT)
+
+    def holding(self, fixed: ArrayLike) -> "Likelihood":
+        """For a fit in which some parameters stay where they are.
+
+        Channels whose shape nuisances are all among them are summed over precomputed densities: only rates change, and
+        the table is not read again. Derivatives in these nuisances come out without their shape part.
+
+        Parameters
+        ----------
+        fixed : array_like of bool, shape (P,)
+        """
+        still = set(np.flatnonzero(np.asarray(fixed)).tolist())
+        own = {index: j for j, index in enumerate(self.model.parameters.own)}
+        channels = self.model.unbinned.items()
+        held = tuple(n for n, c in channels if c.nuisances and all(own.get(p) in still for p in c.nuisances))
+        return replace(self, held=held) if held != self.held else self
 
     def value(self, theta: Floats) -> float:
         """-2 ln L."""
+        return self._value(theta)[0]
+
+    def _value(self, theta: Floats) -> tuple[float, int]:
+        """-2 ln L, and the number of events where the density is not positive."""
         full = self.model.parameters.values(theta)
         nu = self.model.rates.nu(full)
-        total = self.model.constraints.twice_nll(full, self.aux)[0]
-        for channel, n in self.counts.items():
-            cells = nu[self.model.rates.cells(channel)].reshape(-1, len(n))
-            total += _poisson(cells.sum(0), n, self._threshold(channel))[0]
+        total, bad = self.binned.value(nu, full), 0
         for channel, terms in self.terms.items():
             yields = nu[self.model.rates.cells(channel)]
-            limit = self._threshold(channel)[0]
-            total += 2 * float(yields.sum()) + sum(t.value(yields, full, limit) for t in terms)
-        return total
+            total += 2 * float(yields.sum())
+            for term in terms:
+                value, wrong = term.value(yields, full, self._threshold(channel))
+                total, bad = total + value, bad + wrong
+        return total, bad
 
     def derivatives(self, theta: Floats, *, hessian: bool) -> tuple[float, Floats, Floats]:
         """-2 ln L, its gradient (P,) and its Hessian (P, P); without ``hessian`` the last is empty."""
@@ -73,41 +104,61 @@ class Likelihood:
         expansion = model.parameters.expand(theta)
         full = expansion.values
         rates = model.rates.rates(full)
-        total, gradient, diagonal = model.constraints.twice_nll(full, self.aux)
-        second = np.diag(diagonal) if hessian else np.empty((0, 0))
-        by_cell = np.zeros_like(rates.nu)  # d(-2 ln L) / d nu
-        for channel, n in self.counts.items():
-            cells = model.rates.cells(channel)
-            value, first, curve = _poisson(rates.nu[cells].reshape(-1, len(n)).sum(0), n, self._threshold(channel))
-            total += value
-            by_cell[cells] = np.tile(first, (cells.stop - cells.start) // len(n))
+        total, gradient, second = self.binned.derivatives(rates, full, hessian=hessian)
+        if self.terms:
+            by_cell = np.zeros_like(rates.nu)  # d(-2 ln L) / d nu of the companions
+            for channel, terms in self.terms.items():
+                cells = model.rates.cells(channel)
+                yields = rates.nu[cells]
+                c = len(yields)
+                total += 2 * float(yields.sum())
+                by_cell[cells] = 2.0
+                for term in terms:
+                    if channel in self.held:
+                        term = term.frozen(full)
+                    value, first, curve = term.derivatives(yields, full, self._threshold(channel), hessian=hessian)
+                    total += value
+                    by_cell[cells] += first[:c]
+                    nuisances = list(term.channel.nuisances)
+                    gradient[nuisances] += first[c:]
+                    if hessian:
+                        slope = rates.jacobian_of(cells)
+                        second += slope.T @ curve[:c, :c] @ slope
+                        mixed = slope.T @ curve[:c, c:]
+                        second[:, nuisances] += mixed
+                        second[nuisances, :] += mixed.T
+                        second[np.ix_(nuisances, nuisances)] += curve[c:, c:]
+            gradient += rates.gradient(by_cell)
             if hessian:
-                bins = rates.jacobian[cells].reshape(-1, len(n), len(full)).sum(0)
-                second += (bins * curve[:, None]).T @ bins
-        for channel, terms in self.terms.items():
-            cells = model.rates.cells(channel)
-            yields, slope = rates.nu[cells], rates.jacobian[cells]
-            c = len(yields)
-            total += 2 * float(yields.sum())
-            by_cell[cells] = 2.0
-            limit = self._threshold(channel)[0]
-            nuisances = list(model.unbinned[channel].nuisances)
-            for term in terms:
-                value, first, curve = term.derivatives(yields, full, limit, hessian=hessian)
-                total += value
-                by_cell[cells] += first[:c]
-                gradient[nuisances] += first[c:]
-                if hessian:
-                    second += slope.T @ curve[:c, :c] @ slope
-                    mixed = slope.T @ curve[:c, c:]
-                    second[:, nuisances] += mixed
-                    second[nuisances, :] += mixed.T
-                    second[np.ix_(nuisances, nuisances)] += curve[c:, c:]
-        gradient += by_cell @ rates.jacobian
+                second += rates.curvature(by_cell)
+        if not model.parameters.expressions:
+            return total, gradient, second
         if hessian:
-            second += rates.curvature(by_cell)
             second = expansion.pull_hessian(gradient, second)
         return total, expansion.pull_gradient(gradient), second
+
+    def many(self, thetas: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """-2 ln L (M,) and gradients (M, P) at M points in one pass over the events."""
+        model = self.model
+        expansions = [model.parameters.expand(np.asarray(theta)) for theta in thetas]
+        full = np.array([e.values for e in expansions])
+        rates = [model.rates.rates(f) for f in full]
+        binned = [self.binned.derivatives(r, f, hessian=False) for r, f in zip(rates, full, strict=True)]
+        values, gradients = np.array([b[0] for b in binned]), np.array([b[1] for b in binned])
+        by_cell = np.zeros((len(full), len(model.rates.nominal)))
+        for channel, terms in self.terms.items():
+            cells = model.rates.cells(channel)
+            yields = np.array([r.nu[cells] for r in rates])
+            values += 2 * yields.sum(1)
+            by_cell[:, cells] = 2.0
+            for term in terms:
+                value, first = term.many(yields, full, self._threshold(channel))
+                values += value
+                by_cell[:, cells] += first[:, : yields.shape[1]]
+                gradients[:, list(term.channel.nuisances)] += first[:, yields.shape[1] :]
+        if self.terms:
+            gradients += [r.gradient(b) for r, b in zip(rates, by_cell, strict=True)]
+        return values, np.array([e.pull_gradient(g) for e, g in zip(expansions, gradients, strict=True)])
 
     def gradient(self, theta: Floats) -> Floats:
         """d(-2 ln L) / d theta, shape (P,)."""
@@ -117,22 +168,43 @@ class Likelihood:
         """Second derivatives of -2 ln L, shape (P, P)."""
         return self.derivatives(theta, hessian=True)[2]
 
+    def positive_value(self, theta: Floats) -> float:
+        """-2 ln L without any continuation, in one pass.
+
+        Raises
+        ------
+        NonPositiveDensity
+            As `require_positive`.
+        """
+        value, bad = self.exact._value(theta)
+        if bad or self._empty_bins(theta):
+            self.require_positive(theta)
+        return value
+
     def nonpositive(self, theta: Floats) -> list[str]:
         """One line for each bin or event with a weight where the total density is not positive."""
+        lines = self._empty_bins(theta)
         full = self.model.parameters.values(theta)
         nu = self.model.rates.nu(full)
+        for channel, terms in self.terms.items():
+            names = [s.name for s in self.model.unbinned[channel].samples]
+            yields = nu[self.model.rates.cells(channel)]
+            for term in terms:
+                if not term.value(yields, full, self._threshold(channel))[1]:
+                    continue
+                index, density, parts = term.nonpositive(yields, full)
+                for i, d, part in zip(index, density, parts.T, strict=True):
+                    shares = ", ".join(f"{name} {p:+.3g}" for name, p in zip(names, part, strict=True))
+                    lines.append(f"density {d:.3g} at event {i} of channel {channel!r} ({shares})")
+        return lines
+
+    def _empty_bins(self, theta: Floats) -> list[str]:
+        nu = self.model.rates.nu(self.model.parameters.values(theta))
         lines = []
         for channel, n in self.counts.items():
             rate = nu[self.model.rates.cells(channel)].reshape(-1, len(n)).sum(0)
             for b in np.flatnonzero(~((rate > 0) | ((rate == 0) & (n == 0)))):
                 lines.append(f"expectation {rate[b]:.4g} with {n[b]:g} observed in bin {b} of channel {channel!r}")
-        for channel, terms in self.terms.items():
-            names = [s.name for s in self.model.unbinned[channel].samples]
-            for term in terms:
-                index, density, parts = term.nonpositive(nu[self.model.rates.cells(channel)], full)
-                for i, d, part in zip(index, density, parts.T, strict=True):
-                    shares = ", ".join(f"{name} {p:+.3g}" for name, p in zip(names, part, strict=True))
-                    lines.append(f"density {d:.3g} at event {i} of channel {channel!r} ({shares})")
         return lines
 
     def require_positive(self, theta: Floats) -> None:
@@ -151,18 +223,7 @@ class Likelihood:
                 "check yields and ratios of the samples that cancel, or restrict the parameters' bounds"
             )
 
-    def _threshold(self, channel: str) -> Floats:
-        cells = self.model.rates.cells(channel)
-        bins = self.model.rates.channels[channel][2]
-        scale = np.abs(self.model.rates.nominal[cells]).reshape(-1, bins).sum(0)
-        return np.asarray(self.relative_threshold * np.maximum(scale, 1.0))
-
-
-def _poisson(rate: Floats, n: Floats, threshold: Floats) -> tuple[float, Floats, Floats]:
-    """-2 ln Pois(n | rate) summed over bins, with derivatives per bin; continued where the rate is not positive."""
-    log, log1, log2 = extended_log(rate, threshold)
-    empty = n == 0  # no logarithm: a cubic wall keeps an empty bin's rate from running below zero
-    wall = np.where(empty & (rate < 0), rate / threshold, 0.0)
-    log, log1, log2 = (np.where(empty, 0.0, x) for x in (log, log1, log2))
-    value = 2 * float(np.sum(rate - n * log + gammaln(n + 1) - wall**3))
-    return value, 2 * (1 - n * log1 - 3 * wall**2 / threshold), -2 * (n * log2 + 6 * wall / threshold**2)
+    def _threshold(self, channel: str) -> float:
+        """Of the density over the reference density, in expected events."""
+        scale = float(np.abs(self.model.rates.nominal[self.model.rates.cells(channel)]).sum())
+        return self.relative_threshold * max(scale, 1.0)

@@ -15,7 +15,7 @@ import numpy as np
 import pyhf
 from numpy.typing import ArrayLike, NDArray
 
-from nuratio.errors import InvalidModel
+from nuratio.errors import InvalidModel, NonPositiveDensity
 from nuratio.model.asimov import pool_weights
 from nuratio.model.constraints import Constraints
 from nuratio.model.histfactory import HistFactory
@@ -143,9 +143,7 @@ class Model:
             The total density is not positive at an event or in a bin.
         """
         theta = self._pars(pars)
-        likelihood = self.likelihood(data)
-        likelihood.require_positive(theta)
-        return likelihood.exact.value(theta)
+        return self.likelihood(data).positive_value(theta)
 
     def gradient(self, pars: ArrayLike, data: ArrayLike) -> Floats:
         """d(-2 ln L) / d pars, shape (P,)."""
@@ -161,10 +159,10 @@ class Model:
             return np.asarray(self.pyhf_model.logpdf(pars, data))
         self._require_numpy()
         theta = self._pars(pars)
-        likelihood = self.likelihood(data)
-        if likelihood.nonpositive(theta):
+        try:
+            return np.array([-self.likelihood(data).positive_value(theta) / 2])
+        except NonPositiveDensity:
             return np.array([np.nan])
-        return np.array([-likelihood.exact.value(theta) / 2])
 
     # --- expected data and toys
 

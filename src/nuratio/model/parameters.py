@@ -63,12 +63,14 @@ class Parameters:
         The P free parameters, in order: the companion's that are no expression, then the declared ones.
     expressions : tuple of (int, Expression)
         Index in the companion and formula of each expression, in an order in which they can be evaluated.
+    own : tuple of int
+        Index in the companion of each free parameter that it has.
     """
 
     names: tuple[str, ...]
     expressions: tuple[tuple[int, Expression], ...]
+    own: tuple[int, ...]
     _companion: tuple[str, ...]
-    _own: tuple[int, ...]  # index in the companion of each free parameter it has
 
     @classmethod
     def build(cls, config: Any, declared: Sequence[Mapping[str, Any]]) -> "Parameters":
@@ -121,13 +123,13 @@ class Parameters:
         except CycleError as error:
             raise InvalidModel(f"expressions depend on each other in a cycle: {' -> '.join(error.args[1])}") from error
         own = tuple(i for i, n in enumerate(companion) if n not in formulas)
-        return cls(tuple(known), tuple((companion.index(n), formulas[n]) for n in order), companion, own)
+        return cls(tuple(known), tuple((companion.index(n), formulas[n]) for n in order), own, companion)
 
     def expand(self, theta: Floats) -> Expansion:
         """The companion's parameters at free parameters ``theta``, shape (P,)."""
         n, full = len(self.names), len(self._companion)
         values, jacobian = np.empty(full), np.zeros((full, n))
-        own = list(self._own)
+        own = list(self.own)
         values[own] = theta[: len(own)]
         jacobian[own, np.arange(len(own))] = 1.0
         hessians: list[tuple[int, Floats]] = []
@@ -142,7 +144,7 @@ class Parameters:
     def select(self, companion: Floats) -> Floats:
         """One number per companion parameter (shape (F,)) -> one per free parameter, NaN for those declared here."""
         out = np.full(len(self.names), np.nan)
-        out[: len(self._own)] = companion[list(self._own)]
+        out[: len(self.own)] = companion[list(self.own)]
         return out
 
     def values(self, theta: Floats) -> Floats:

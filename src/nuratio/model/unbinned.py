@@ -4,23 +4,27 @@
 
 An unbinned channel is a histogram with one bin per event: its list of events is the observed ones, then the pool of
 simulated ones, and a data set is a weight for each. nu_tot belongs to the companion channel (`Model` adds it).
+
+Kernels sum over events with effective yields nu_c / N_c(alpha) (`nuratio.model.kernels.program`); the chain rule from
+there to yields and nuisances is here.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nuratio.model.positivity import extended_log
+from nuratio.model.kernels.arrays import sample_blocks
+from nuratio.model.kernels.kernel import Kernel
+from nuratio.model.kernels.program import Coefficients, Mode, Program, Sums
 from nuratio.model.shapes import SampleShape
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["BLOCK", "EventTerm", "UnbinnedChannel"]
+__all__ = ["EventTerm", "UnbinnedChannel", "pool_integral"]
 
 Floats = NDArray[np.float64]
-
-BLOCK = 8192  # events evaluated together: their columns stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +36,15 @@ class UnbinnedChannel:
     name : str
         Also the companion channel's.
     samples : tuple of SampleShape
-        In the companion's order.
+        In the companion's order (C of them).
     observed, pool : RatioTable
-        The two event tables, with the same columns.
+        The two event tables.
     pool_weights : ndarray, shape (pool events,)
         Reference weights of the pool: the measure q(x) dx, summing to 1.
     observed_features, pool_features : RatioTable or None
         Features of the same events, for drawing.
+    kernel : Kernel
+        What evaluates the events.
     """
 
     name: str
@@ -48,58 +54,110 @@ class UnbinnedChannel:
     pool_weights: Floats
     observed_features: RatioTable | None = None
     pool_features: RatioTable | None = None
+    kernel: Kernel = field(default_factory=Kernel)
 
     def __len__(self) -> int:
         return len(self.observed) + len(self.pool)
 
-    @property
+    @cached_property
     def nuisances(self) -> tuple[int, ...]:
-        """Nuisances with a shape effect in this channel (companion indices, sorted)."""
+        """The K nuisances with a shape effect in this channel (companion indices, sorted)."""
         return tuple(sorted({p for s in self.samples for p in s.par}))
+
+    def program(self, table: RatioTable) -> Program:
+        """The samples, compiled for the columns of a table."""
+        return Program.compile(self.samples, table.names, self.nuisances)
+
+    @cached_property
+    def _programs(self) -> tuple[Program, Program]:
+        return self.program(self.observed), self.program(self.pool)
+
+    def normalise(self, theta: Floats, *, hessian: bool = False) -> tuple[Floats, Floats, tuple[Floats, ...]]:
+        """1 / N_c (C,), gradient (C, K) and (if asked for) Hessians (C of (K, K)) of ln |N_c| at ``theta``."""
+        c, k = len(self.samples), len(self.nuisances)
+        scale, first = np.ones(c), np.zeros((c, k))
+        second = tuple(np.zeros((k, k)) for _ in self.samples) if hessian else ()
+        for j, sample in enumerate(self.samples):
+            if sample.par:
+                at = np.searchsorted(self.nuisances, sample.par)
+                scale[j], first[j, at], curvature = sample.norm.at(theta[list(sample.par)], hessian=hessian)
+                if hessian:
+                    second[j][np.ix_(at, at)] = curvature
+        return scale, first, second
 
     def terms(self, weights: Floats) -> tuple["EventTerm", ...]:
         """The likelihood terms of a data set: one per table with a non-zero weight; weight-zero events are dropped."""
         n = len(self.observed)
         parts = ((self.observed, weights[:n], 0), (self.pool, weights[n:], n))
-        return tuple(EventTerm.select(self, t, w, first) for t, w, first in parts if np.any(w))
+        return tuple(
+            EventTerm.select(self, program, table, w, first)
+            for (table, w, first), program in zip(parts, self._programs, strict=True)
+            if np.any(w)
+        )
 
-    def densities(self, table: RatioTable, nu: Floats, theta: Floats) -> Iterator[tuple[slice, Floats]]:
-        """Blocks of (events, T of shape (samples, m)) over a table; the total density is nu @ T."""
-        for start in range(0, len(table), BLOCK):
-            events = slice(start, start + BLOCK)
-            block = np.asarray(table.values[:, events], dtype=np.float64)
-            yield events, np.array([s.evaluate(block, theta, 0).value for s in self.samples])
+    def evaluate(
+        self, table: RatioTable, theta: Floats, *, size: int = 8192
+    ) -> Iterator[tuple[slice, Floats, list[Floats]]]:
+        """Blocks of (events, T of shape (C, m), d T_c / d alpha of shape (nuisances of sample c, m)) over a table."""
+        program = self.program(table)
+        scale, slope, _ = self.normalise(theta)
+        coefficients = program.at(scale, theta)
+        for events, x in table.chunks(size):
+            blocks = sample_blocks(program, coefficients, x)
+            t = scale[:, None] * np.array([b.t for b in blocks])
+            first = []
+            for c, (sample, b) in enumerate(zip(self.samples, blocks, strict=True)):
+                at = np.searchsorted(self.nuisances, sample.par)
+                first.append(scale[c] * b.first() - slope[c, at][:, None] * t[c] if sample.par else np.empty((0, 0)))
+            yield events, t, first
 
 
 @dataclass(frozen=True, eq=False)
 class EventTerm:
-    """Events of one channel with their weights: -2 sum_i w_i ln(density_i), and its derivatives."""
+    """Events of one channel with their weights: -2 sum_i w_i ln(density_i), and its derivatives.
+
+    Attributes
+    ----------
+    channel : UnbinnedChannel
+    program : Program
+    table : RatioTable
+        n events.
+    weights : ndarray, shape (n,)
+    index : ndarray of int, shape (n,), or None
+        Positions of the events in ``table`` of the channel, counted from ``first``; all of it if None.
+    """
 
     channel: UnbinnedChannel
-    values: NDArray[np.floating]  # (columns, n)
-    weights: Floats  # (n,)
-    index: NDArray[np.int64]  # position of each event in the channel's list
+    program: Program
+    table: RatioTable
+    weights: Floats
+    first: int
+    index: NDArray[np.int64] | None = None
+    _memo: dict[str, tuple[bytes, "EventTerm | None"]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def select(cls, channel: UnbinnedChannel, table: RatioTable, weights: Floats, first: int) -> "EventTerm":
+    def select(
+        cls, channel: UnbinnedChannel, program: Program, table: RatioTable, weights: Floats, first: int
+    ) -> "EventTerm":
         """The events of non-zero weight; the table itself, without a copy, if that is all of them."""
         if np.all(weights):
-            return cls(channel, table.values, weights, np.arange(first, first + len(weights)))
+            return cls(channel, program, table, weights, first)
         index = np.flatnonzero(weights)
-        return cls(channel, np.ascontiguousarray(table.values[:, index]), weights[index], index + first)
+        return cls(channel, program, table.take(index), weights[index], first, index)
 
-    def _blocks(self) -> Iterator[tuple[Floats, Floats]]:
-        for start in range(0, len(self.weights), BLOCK):
-            events = slice(start, start + BLOCK)
-            yield np.asarray(self.values[:, events], dtype=np.float64), self.weights[events]
+    def value(self, nu: Floats, theta: Floats, threshold: float) -> tuple[float, int]:
+        """-2 sum w ln density, continued below the threshold, and the number of events where it is not positive.
 
-    def value(self, nu: Floats, theta: Floats, threshold: float) -> float:
-        """-2 sum w ln density, continued below the threshold (density / reference density, in expected events)."""
-        total = 0.0
-        for block, w in self._blocks():
-            density = sum(n * s.evaluate(block, theta, 0).value for n, s in zip(nu, self.channel.samples, strict=True))
-            total -= 2 * float(w @ extended_log(np.asarray(density), threshold)[0])
-        return total
+        The threshold is in units of the density over the reference density, that is of expected events. Where the
+        nuisances are those of the last calls, densities of the samples are remembered: a change of rates alone costs
+        no pass over the table.
+        """
+        held = self.frozen(theta, once=False)
+        if held is not None:
+            return held.value(nu, theta, threshold)
+        scale, _, _ = self.channel.normalise(theta)
+        (sums,) = self._sums(self.program.at(nu * scale, theta), threshold, order=0)
+        return -2 * sums.value, sums.nonpositive
 
     def derivatives(
         self, nu: Floats, theta: Floats, threshold: float, *, hessian: bool
@@ -108,38 +166,104 @@ class EventTerm:
 
         Without ``hessian`` the last is empty.
         """
-        samples, nuisances = self.channel.samples, self.channel.nuisances
-        c, k = len(samples), len(nuisances)
-        local = [[c + nuisances.index(p) for p in s.par] for s in samples]
-        value, gradient = 0.0, np.zeros(c + k)
-        second = np.zeros((c + k, c + k) if hessian else (0, 0))
-        for block, w in self._blocks():
-            shapes = [s.evaluate(block, theta, 2) for s in samples]
-            slopes = [s.first() if rows else np.empty((0, len(w))) for s, rows in zip(shapes, local, strict=True)]
-            first = np.zeros((c + k, len(w)))  # d density / d (nu, alpha)
-            first[:c] = [s.value for s in shapes]
-            density = nu @ first[:c]
-            for n, rows, slope in zip(nu, local, slopes, strict=True):
-                first[rows] += n * slope
-            log, log1, log2 = extended_log(density, threshold)
-            value -= 2 * float(w @ log)
-            gradient -= 2 * (first @ (w * log1))
-            if hessian:
-                second -= 2 * (first * (w * log2)) @ first.T
-                for j, (n, rows, shape, slope) in enumerate(zip(nu, local, shapes, slopes, strict=True)):
-                    if rows:
-                        second[np.ix_(rows, rows)] -= 2 * n * shape.contract_second(w * log1)
-                        mixed = 2 * (slope @ (w * log1))
-                        second[j, rows] -= mixed
-                        second[rows, j] -= mixed
-        return value, gradient, second
+        scale, n1, n2 = self.channel.normalise(theta, hessian=hessian)
+        effective = nu * scale
+        coefficients = self.program.at(effective, theta)
+        (sums,) = self._sums(coefficients, threshold, order=2 if hessian else 1)
+        slopes = self.program.gradient(sums, coefficients)
+        weight = sums.rate * effective
+        gradient = np.concatenate([sums.rate * scale, effective @ slopes - weight @ n1])
+        if not hessian:
+            return -2 * sums.value, -2 * gradient, np.empty((0, 0))
+        c, k = len(scale), len(self.channel.nuisances)
+        chain = np.eye(c + k)  # d (nu / N, alpha) / d (nu, alpha)
+        chain[:c, :c] = np.diag(scale)
+        chain[:c, c:] = -effective[:, None] * n1
+        second = chain.T @ self.program.hessian(sums, effective, theta) @ chain
+        mixed = (sums.rate * scale)[:, None] * n1
+        second[:c, c:] -= mixed
+        second[c:, :c] -= mixed.T
+        second[c:, c:] += (n1.T * weight) @ n1 - sum(w * h for w, h in zip(weight, n2, strict=True))
+        return -2 * sums.value, -2 * gradient, -2 * second
+
+    def many(self, nu: Floats, theta: Floats, threshold: float) -> tuple[Floats, Floats]:
+        """Values (M,) and gradients (M, C + K) at M points in one pass; nu (M, C), theta (M, F)."""
+        points = []
+        for n, t in zip(nu, theta, strict=True):
+            scale, n1, _ = self.channel.normalise(t)
+            points.append((scale, n1, n * scale, self.program.at(n * scale, t)))
+        together = Coefficients(*map(np.concatenate, zip(*(p[3] for p in points), strict=True)))
+        sums = self._sums(together, threshold, order=1)
+        gradients = []
+        for s, (scale, n1, effective, coefficients) in zip(sums, points, strict=True):
+            slopes = self.program.gradient(s, coefficients)
+            gradients.append(np.concatenate([s.rate * scale, effective @ slopes - (s.rate * effective) @ n1]))
+        return np.array([-2 * s.value for s in sums]), -2 * np.array(gradients)
+
+    def _sums(self, coefficients: Coefficients, threshold: float, *, order: int) -> list[Sums]:
+        options = {"threshold": threshold, "order": order}
+        return self.channel.kernel.sums(self.program, coefficients, self.table, self.weights, **options)
+
+    def frozen(self, theta: Floats, *, once: bool = True) -> "EventTerm | None":
+        """The same term with all shapes evaluated at ``theta``: a table of one column per sample, without nuisances.
+
+        The last one is remembered. Without ``once`` it is only made when the nuisances are asked for a second time in a
+        row, and None is returned the first time.
+        """
+        if not self.channel.nuisances:
+            return self if once else None
+        key = theta[list(self.channel.nuisances)].tobytes()
+        at, term = self._memo.get("last", (b"", None))
+        if at == key and term is not None:
+            return term
+        if at != key and not once:
+            self._memo["last"] = (key, None)
+            return None
+        scale, _, _ = self.channel.normalise(theta)
+        densities = self.channel.kernel.densities(self.program, self.program.at(scale, theta), self.table)
+        samples = tuple(SampleShape(s.name, s.name) for s in self.channel.samples)
+        channel = UnbinnedChannel(
+            self.channel.name, samples, densities, densities.head(0), np.empty(0), kernel=self.channel.kernel
+        )
+        term = EventTerm(channel, channel.program(densities), densities, self.weights, self.first, self.index)
+        self._memo["last"] = (key, term)
+        return term
 
     def nonpositive(self, nu: Floats, theta: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
         """Events with a density <= 0: index in the channel, density, and nu_c T_c of each sample (C, events)."""
         found: list[tuple[int, float, Floats]] = []
-        for start, (block, _) in zip(range(0, len(self.weights), BLOCK), self._blocks(), strict=True):
-            parts = nu[:, None] * np.array([s.evaluate(block, theta, 0).value for s in self.channel.samples])
+        for events, t, _ in self.channel.evaluate(self.table, theta):
+            parts = nu[:, None] * t
             density = parts.sum(0)
-            found += [(int(self.index[start + i]), density[i], parts[:, i]) for i in np.flatnonzero(~(density > 0))]
-        index = np.array([f[0] for f in found], dtype=np.int64)
+            found += [(events.start + i, density[i], parts[:, i]) for i in np.flatnonzero(~(density > 0))]
+        where = np.array([f[0] for f in found], dtype=np.int64)
+        index = self.first + (where if self.index is None else self.index[where])
         return index, np.array([f[1] for f in found]), np.array([f[2] for f in found]).reshape(-1, len(nu)).T
+
+
+def pool_integral(
+    sample: SampleShape, pool: RatioTable, weights: Floats, kernel: Kernel
+) -> Callable[[Floats], tuple[float, Floats, Floats]]:
+    """sum_i q_i t(x_i | alpha) of one sample as a function of its nuisances (K,), with gradient and Hessian.
+
+    Parameters
+    ----------
+    sample : SampleShape
+        Its normalisation is not used.
+    pool : RatioTable
+    weights : ndarray, shape (pool events,)
+        q.
+    kernel : Kernel
+    """
+    program = Program.compile((sample,), pool.names, sample.par)
+    one = np.ones(1)
+
+    def integral(alpha: Floats) -> tuple[float, Floats, Floats]:
+        theta = np.zeros(max(sample.par) + 1)
+        theta[list(sample.par)] = alpha
+        coefficients = program.at(one, theta)
+        (sums,) = kernel.sums(program, coefficients, pool, weights, mode=Mode.INTEGRAL, order=2)
+        gradient = program.gradient(sums, coefficients)[0]
+        return sums.value, gradient, program.hessian(sums, one, theta)[1:, 1:]
+
+    return integral

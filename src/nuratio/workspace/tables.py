@@ -1,4 +1,7 @@
-"""Event tables on disk: plain ``.npy`` files, one row per column, read without a copy and never unpickled."""
+"""Event tables on disk: plain ``.npy`` files in the blocks of a `RatioTable`, read without a copy and never unpickled.
+
+A table written by other means may also be a two-dimensional array, one row per column (an entry without ``block``).
+"""
 
 import hashlib
 import io
@@ -17,7 +20,7 @@ from nuratio.ratios.table import RatioTable
 
 __all__ = ["Store", "file_entry", "write_workspace"]
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 22  # numbers checked at a time
 
 
 class Store:
@@ -52,22 +55,20 @@ class Store:
             return None, [f"{where}: no such file in the workspace"]
         except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
             return None, [f"{where}: not a readable .npy table: {error}"]
-        shape = (len(entry["columns"]), entry["events"])
-        if values.shape != shape or values.dtype != np.dtype(entry["dtype"]) or np.isfortran(values):
+        columns, events = tuple(entry["columns"]), entry["events"]
+        block = entry.get("block")
+        shape = (len(columns), events) if block is None else (-(-events // block), len(columns), block)
+        if values.shape != shape or values.dtype != np.dtype(entry["dtype"]) or not values.flags.c_contiguous:
             return None, [
                 f"{where}: holds {values.dtype}{list(values.shape)}, declared is {entry['dtype']}{list(shape)}"
             ]
         problems = []
         if verify and digest != entry["sha256"]:
             problems.append(f"{where}: checksum {digest[:12]}... differs from the declared {entry['sha256'][:12]}...")
-        for name, column in zip(entry["columns"], values, strict=True):
-            bad = [i + np.flatnonzero(~np.isfinite(column[i : i + _CHUNK])) for i in range(0, len(column), _CHUNK)]
-            wrong = np.concatenate(bad) if bad else np.array([])
-            if wrong.size:
-                problems.append(
-                    f"{where}: column {name!r} is NaN or infinite at {wrong.size} events (first: {wrong[0]})"
-                )
-        return RatioTable(tuple(entry["columns"]), values), problems
+        table = RatioTable(columns, values, events)
+        bad = _not_finite(table)
+        problems += [f"{where}: column {n!r} is NaN or infinite at {k} events (first: {i})" for n, k, i in bad]
+        return table, problems
 
     def _read(self, uri: PurePosixPath, *, verify: bool) -> tuple[NDArray[np.floating], str]:
         if self.zip is not None:
@@ -84,6 +85,22 @@ class Store:
         return values, _sha256(path) if verify else ""
 
 
+def _not_finite(table: RatioTable) -> list[tuple[str, int, int]]:
+    """Columns with NaN or infinite numbers: name, how many, and the first event."""
+    count, first = np.zeros(len(table.names), dtype=np.int64), np.full(len(table.names), len(table))
+    step = max(_CHUNK // max(len(table.names), 1), 1)
+    for start in range(0, len(table), step):
+        stop = min(start + step, len(table))
+        for b in range(start // table.size, -(-stop // table.size)):
+            low, high = max(start - b * table.size, 0), min(stop - b * table.size, table.size)
+            wrong = ~np.isfinite(table.blocks[b, :, low:high])
+            if wrong.any():
+                count += wrong.sum(1)
+                where = b * table.size + low + wrong.argmax(1)
+                first = np.where(wrong.any(1), np.minimum(first, where), first)
+    return [(n, int(k), int(i)) for n, k, i in zip(table.names, count, first, strict=True) if k]
+
+
 def file_entry(name: str, table: RatioTable) -> dict[str, Any]:
     """The entry of ``unbinned.files`` for a table; its checksum is known when it is written."""
     return {
@@ -91,9 +108,10 @@ def file_entry(name: str, table: RatioTable) -> dict[str, Any]:
         "uri": f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.npy",
         "format": "npy",
         "sha256": "0" * 64,
-        "dtype": str(table.values.dtype),
+        "dtype": str(table.blocks.dtype),
         "columns": list(table.names),
         "events": len(table),
+        "block": table.size,
     }
 
 
@@ -117,8 +135,8 @@ def write_workspace(spec: Mapping[str, Any], tables: Mapping[str, RatioTable], p
         for entry in spec.get("unbinned", {}).get("files", []):
             target = new / entry["uri"]
             target.parent.mkdir(parents=True, exist_ok=True)
-            np.save(target, np.ascontiguousarray(tables[entry["id"]].values), allow_pickle=False)
-            entry["sha256"] = _sha256(target)
+            np.save(target, tables[entry["id"]].blocks, allow_pickle=False)
+            entry |= {"sha256": _sha256(target), "block": tables[entry["id"]].size}
         (new / "workspace.json").write_text(json.dumps(spec, indent=1, allow_nan=False))
         if path.suffix == ".zip":
             packed = Path(scratch) / "packed.zip"

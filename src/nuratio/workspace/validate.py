@@ -173,22 +173,63 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
                 "by a normsys with hi = lo = 1"
             )
         columns += [(f"{where}/modifiers/{k}/{key}", v["column"]) for key, v in modifier["data"].items()]
+    columns += [(f"{where}/cross/{k}", c["column"]) for k, c in enumerate(sample.get("cross", []))]
     for place, column in columns:
         for kind, table in rows.items():
             if column not in table:
                 found.append(f"{place}: no column {column!r} in the {kind} events; {did_you_mean(column, table.names)}")
+    crossed = sample.get("cross", [])
+    found += _repeats(f"{where}/cross", [" ".join(sorted(c["parameters"])) for c in crossed])
     quadexp = [m["name"] for m in modifiers if m["interpcode"] == "quadexp"]
-    if quadexp and len(quadexp) < len(modifiers):
-        found.append(f"{where}: quadexp and additive codes on one sample have no common normalisation; use one kind")
+    varied = [m for m in modifiers if m["interpcode"] != "quadexp"]
+    for c in crossed:
+        found += [
+            f"{where}/cross: {p!r} has no quadexp modifier on this sample; {did_you_mean(p, quadexp, 'modifiers')}"
+            for p in c["parameters"]
+            if p not in quadexp
+        ]
     norm = sample.get("normalisation")
     if quadexp and norm is None:
         found.append(f"{where}: quadexp modifiers need the sample's normalisation")
     if norm is not None:
-        k = 2 * len(norm["parameters"])
+        k = 2 * len(norm["parameters"]) + len(crossed)
         if sorted(norm["parameters"]) != sorted(quadexp):
             found.append(f"{where}/normalisation: parameters {norm['parameters']} differ from the modifiers {quadexp}")
         if norm["type"] == "cumulant" and (
             len(norm["mean"]) != k or [len(row) for row in norm["covariance"]] != [k] * k
         ):
-            found.append(f"{where}/normalisation: mean and covariance must have {k} rows (columns d1, then d2)")
+            found.append(
+                f"{where}/normalisation: mean and covariance must have {k} rows (columns d1, then d2, then cross terms)"
+            )
+    if norm is None or norm["type"] != "pool":
+        factors = [m["name"] for m in varied if m["interpcode"] in ("code1", "code4")]
+        if factors or (quadexp and varied):
+            found.append(
+                f"{where}: {'multiplicative codes' if factors else 'quadexp and additive codes on one sample'} have no "
+                'closed-form normalisation; give the sample "normalisation": {"type": "pool", ...}'
+            )
+        else:
+            lacking = [m["name"] for m in varied if "integral" not in m]
+            if lacking:
+                found.append(f"{where}: {lacking} need their integral (varied over nominal yield), or a pool normalisation")
+    found += _anchors(where, sample, varied, rows)
+    return found
+
+
+def _anchors(
+    where: str, sample: Mapping[str, Any], varied: list[Any], rows: Mapping[str, RatioTable]
+) -> list[str]:
+    """Multiplicative codes need positive ratios, nominal and varied, at every event."""
+    found = []
+    for m in varied:
+        if m["interpcode"] not in ("code1", "code4"):
+            continue
+        for kind, table in rows.items():
+            for column in (sample["ratio"]["column"], m["data"]["hi"]["column"], m["data"]["lo"]["column"]):
+                bad = np.flatnonzero(table[column] <= 0) if column in table else []
+                if len(bad):
+                    found.append(
+                        f"{where}: {m['interpcode']} of {m['name']!r} needs positive ratios; column {column!r} is not, for "
+                        f"{len(bad)} of {len(table)} {kind} events (first: {bad[0]}). Use code4p, code2 or code0"
+                    )
     return found

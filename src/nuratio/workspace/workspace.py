@@ -151,7 +151,15 @@ class Workspace:
 
     # --- using it
 
-    def model(self, measurement: str | None = None, *, poi: str | None = "") -> "Model":
+    def model(
+        self,
+        measurement: str | None = None,
+        *,
+        poi: str | None = "",
+        kernel: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> "Model":
         """The model of a measurement (the first one by default).
 
         Parameters
@@ -159,15 +167,26 @@ class Workspace:
         measurement : str, optional
         poi : str or None
             Another parameter of interest; None for a background-only model.
+        kernel : str, optional
+            What evaluates the events: ``numba`` (compiled; the default on the CPU), ``torch`` (the default on another
+            device), or ``numpy``, a plain and slower twin to check the others with.
+        device : str
+            ``cpu``, or a device of torch such as ``cuda``.
+        threads : int, optional
+            Of the compiled kernel; by default all processors this process may use. Results do not depend on it.
 
         Raises
         ------
         UnknownName
             No such measurement or parameter.
+        InvalidModel
+            A kernel or device that does not exist.
         """
         from nuratio.model.assemble import assemble
+        from nuratio.model.kernels.kernel import Kernel
 
-        return assemble(self, measurement, poi)
+        name = kernel or ("numba" if device == "cpu" else "torch")
+        return assemble(self, measurement, poi, Kernel(name, device, threads))
 
     def data(self, model: "Model", include_auxdata: bool = True) -> NDArray[np.float64]:
         """The observed data as the model's flat vector, [counts and event weights | auxiliary data]."""

@@ -1,0 +1,172 @@
+"""Shapes stay shapes: N(alpha), the integral of one sample's varied density relative to the nominal one.
+
+`Cumulant` is the closed form for quadexp, `LinearIntegral` the exact one for additive codes; `PoolIntegral` sums the
+density over the pool, exact for every combination at the cost of a pass over the pool.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuratio.model.interpolation import ADDITIVE
+
+__all__ = ["Cumulant", "LinearIntegral", "Normalisation", "PoolIntegral", "Powers", "Unit"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Normalisation(Protocol):
+    """N of one sample."""
+
+    def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
+        """1 / N, and gradient (K,) and Hessian (K, K) of ln |N|, at the sample's nuisances in the order of its ``par``.
+
+        Without ``hessian`` the last may be empty. N is negative where an additive code extrapolates to a negative
+        yield.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A shape without nuisances, or one that is normalised as it stands: N = 1."""
+
+    def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
+        """See `Normalisation`."""
+        return 1.0, np.zeros(len(alpha)), np.zeros((len(alpha), len(alpha)))
+
+
+@dataclass(frozen=True, eq=False)
+class Powers:
+    """Monomials phi_t = alpha_j^a alpha_k^b of the nuisances of a sample, with derivatives.
+
+    Attributes
+    ----------
+    slot : ndarray of int, shape (T, 2)
+        j and k, positions among the sample's nuisances (k is ignored where b = 0).
+    power : ndarray of int, shape (T, 2)
+        a and b.
+    """
+
+    slot: Ints
+    power: Ints
+
+    @classmethod
+    def compile(cls, terms: Sequence[Sequence[tuple[int, int]]], par: Sequence[int]) -> "Powers":
+        """From the ``powers`` of monomials and the sample's nuisances, both as companion indices."""
+        full = [[*term, (term[0][0], 0)][:2] for term in terms]
+        numbers = np.array(full, dtype=np.int64).reshape(-1, 2, 2)
+        position = {p: j for j, p in enumerate(par)}
+        slot = np.array([position[p] for p in numbers[:, :, 0].ravel().tolist()], dtype=np.int64).reshape(-1, 2)
+        return cls(slot, np.ascontiguousarray(numbers[:, :, 1]))
+
+    def at(self, alpha: Floats) -> tuple[Floats, Floats, Floats]:
+        """phi (T,), its derivatives by j and k (T, 2), and second ones by jj, kk, jk (T, 3)."""
+        x, p = alpha[self.slot], self.power
+        f = x**p
+        f1 = p * x ** np.maximum(p - 1, 0)
+        f2 = p * (p - 1) * x ** np.maximum(p - 2, 0)
+        other = f[:, ::-1]
+        return f.prod(1), f1 * other, np.column_stack([f2 * other, f1.prod(1)])
+
+    def jacobian(self, first: Floats, n: int) -> Floats:
+        """d phi_t / d alpha, shape (T, n), with the derivatives from `at`."""
+        out = np.zeros((len(first), n))
+        np.add.at(out, (np.arange(len(first))[:, None], self.slot), first)
+        return out
+
+    def curvature(self, weight: Floats, second: Floats, n: int) -> Floats:
+        """sum_t weight_t d2 phi_t / d alpha d alpha', shape (n, n), with the second derivatives from `at`."""
+        j, k = self.slot.T
+        h = np.zeros((n, n))
+        np.add.at(h, (j, j), weight * second[:, 0])
+        np.add.at(h, (k, k), weight * second[:, 1])
+        np.add.at(h, (j, k), weight * second[:, 2])
+        np.add.at(h, (k, j), weight * second[:, 2])
+        return h
+
+
+@dataclass(frozen=True, eq=False)
+class Cumulant:
+    """To second order, ln N = phi.m + phi.Sigma.phi / 2 for exp(phi.D): closed form.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (T,)
+        Of the T columns D under the sample's density.
+    covariance : ndarray, shape (T, T)
+    powers : Powers
+        phi.
+    """
+
+    mean: Floats
+    covariance: Floats
+    powers: Powers
+
+    def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
+        """See `Normalisation`."""
+        n = len(alpha)
+        phi, first, second = self.powers.at(alpha)
+        tilt = self.mean + self.covariance @ phi
+        jacobian = self.powers.jacobian(first, n)
+        curvature = np.empty((0, 0))
+        if hessian:
+            curvature = jacobian.T @ self.covariance @ jacobian + self.powers.curvature(tilt, second, n)
+        return float(np.exp(-phi @ (self.mean + tilt) / 2)), tilt @ jacobian, curvature
+
+
+@dataclass(frozen=True, eq=False)
+class LinearIntegral:
+    """For additive codes: N = 1 + sum_k a_k (hi_k - 1) + b_k (1 - lo_k), hi and lo being varied over nominal yields.
+
+    Attributes
+    ----------
+    codes : tuple of str
+        One per nuisance of the sample.
+    hi, lo : ndarray, shape (K,)
+    """
+
+    codes: tuple[str, ...]
+    hi: Floats
+    lo: Floats
+
+    def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
+        """See `Normalisation`."""
+        basis = np.array([ADDITIVE[code](a) for code, a in zip(self.codes, alpha, strict=True)]).reshape(-1, 3, 2)
+        z, z1, z2 = (basis @ [1.0, 0.0] * (self.hi - 1)[:, None] + basis @ [0.0, 1.0] * (1 - self.lo)[:, None]).T
+        n = 1.0 + float(z.sum())
+        gradient = z1 / n
+        return 1 / n, gradient, np.diag(z2) / n - np.outer(gradient, gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class PoolIntegral:
+    """Summed over the pool: N = sum_i q_i t(x_i | alpha) / sum_i q_i t(x_i | 0), exact.
+
+    Attributes
+    ----------
+    integral : callable
+        alpha -> sum_i q_i t(x_i | alpha), gradient (K,) and Hessian (K, K).
+    """
+
+    integral: Callable[[Floats], tuple[float, Floats, Floats]]
+    _memo: dict[bytes, tuple[float, Floats, Floats]] = field(default_factory=dict, repr=False)
+
+    def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
+        """See `Normalisation`; the last point is remembered."""
+        nominal = self._at(np.zeros_like(alpha), "nominal")
+        total, first, second = self._at(alpha, "last")
+        gradient = first / total
+        return nominal[0] / total, gradient, second / total - np.outer(gradient, gradient)
+
+    def _at(self, alpha: Floats, which: str) -> tuple[float, Floats, Floats]:
+        key = which.encode() + alpha.tobytes()
+        if key not in self._memo:
+            for old in [k for k in self._memo if k.startswith(which.encode())]:
+                self._memo.pop(old, None)
+            self._memo[key] = self.integral(alpha)
+        return self._memo[key]
