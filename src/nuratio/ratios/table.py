@@ -77,14 +77,14 @@ class RatioTable:
             raise InvalidData(f"columns must all have the same shape (events,), got {lengths}")
         n = next(iter(lengths.values()))[0] if lengths else 0
         table = cls._empty(tuple(arrays), n, dtype)
-        whole = n // table.size if n else 0
+        whole = n // table.size
         for j, (name, a) in enumerate(arrays.items()):
             with np.errstate(over="ignore"):  # reported below
                 a = a.astype(dtype, copy=False)
             bad = np.flatnonzero(~np.isfinite(a))
             if bad.size:
                 raise InvalidData(f"column {name!r} is NaN or infinite for {bad.size} events (first: event {bad[0]})")
-            table.blocks[:whole, j] = a[: whole * table.size].reshape(whole, -1)
+            table.blocks[:whole, j] = a[: whole * table.size].reshape(whole, table.size)
             table.blocks[whole:, j, : n - whole * table.size] = a[whole * table.size :]
         return table._frozen()
 

@@ -211,14 +211,14 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
         else:
             lacking = [m["name"] for m in varied if "integral" not in m]
             if lacking:
-                found.append(f"{where}: {lacking} need their integral (varied over nominal yield), or a pool normalisation")
+                found.append(
+                    f"{where}: {lacking} need their integral (varied over nominal yield), or a pool normalisation"
+                )
     found += _anchors(where, sample, varied, rows)
     return found
 
 
-def _anchors(
-    where: str, sample: Mapping[str, Any], varied: list[Any], rows: Mapping[str, RatioTable]
-) -> list[str]:
+def _anchors(where: str, sample: Mapping[str, Any], varied: list[Any], rows: Mapping[str, RatioTable]) -> list[str]:
     """Multiplicative codes need positive ratios, nominal and varied, at every event."""
     found = []
     for m in varied:

@@ -54,7 +54,7 @@ def _namespace(x: Array) -> ModuleType:
 
 def _like(values: Any, x: Array) -> Array:
     """A numpy array as an array of the kind, and on the device, of x."""
-    return np.asarray(values) if isinstance(x, np.ndarray) else _namespace(x).as_tensor(values, device=x.device)
+    return np.asarray(values) if isinstance(x, np.ndarray) else _namespace(x).tensor(values, device=x.device)
 
 
 def sample_blocks(program: Program, coefficients: Coefficients, x: Array) -> list[SampleBlock]:
@@ -146,7 +146,7 @@ def _blocks(table: RatioTable, weights: Array, on_device: Array | None) -> Itera
     else:
         for start in range(0, len(table), _EVENTS_ON_DEVICE):
             x = on_device[:, start : start + _EVENTS_ON_DEVICE].double()
-            yield x, _like(np.ascontiguousarray(weights[start : start + _EVENTS_ON_DEVICE]), x)
+            yield x, _like(weights[start : start + _EVENTS_ON_DEVICE], x)
 
 
 def _total(parts: Iterator[tuple[Array, ...]]) -> Sums:
@@ -206,9 +206,7 @@ def _factor_slope(k: Coefficients, f: int, x: Array, ratio: int, rows: Any) -> A
     return first / (1 + value)
 
 
-def _hessian(
-    program: Program, k: Coefficients, blocks: list[SampleBlock], t: Array, w1: Array, w2: Array
-) -> Array:
+def _hessian(program: Program, k: Coefficients, blocks: list[SampleBlock], t: Array, w1: Array, w2: Array) -> Array:
     xp, s = _namespace(t), program.structure
     c_all, n = len(blocks), len(program.nuisances)
     gradient = xp.concatenate([t, xp.stack([0 * t[0]] * n, 0)], 0) if n else 1 * t

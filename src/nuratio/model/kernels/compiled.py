@@ -29,7 +29,6 @@ _SMALL = 1 << 18  # numbers below which a second thread costs more than it gives
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinities are respected
 _jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-_inline: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="always")
 
 
 def available_threads() -> int:
@@ -94,14 +93,10 @@ def sums(
     total = hessian.sum(0)
     total = total + np.triu(total, 1).T
     sum_of = [a.sum(0) for a in (values, rate, exponent, factor, shift, bad)]
-    return [
-        Sums(float(v), r, e, f, a, total, int(b)) for v, r, e, f, a, b in zip(*sum_of, strict=True)
-    ]
+    return [Sums(float(v), r, e, f, a, total, int(b)) for v, r, e, f, a, b in zip(*sum_of, strict=True)]
 
 
-def densities(
-    program: Program, coefficients: Coefficients, table: RatioTable, *, threads: int | None = None
-) -> Floats:
+def densities(program: Program, coefficients: Coefficients, table: RatioTable, *, threads: int | None = None) -> Floats:
     """nu_c t_c at every event, shape (blocks, C, events per block): the blocks of a `RatioTable`."""
     c = len(program.samples)
     out = np.zeros((len(table.blocks), c, table.size))
@@ -131,7 +126,7 @@ def _executor(pid: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="nuratio")
 
 
-@_inline
+@_jit
 def _exp(x):  # type: ignore[no-untyped-def]
     """Branch-free, so that a loop of it runs in vector registers; within 1e-14 relative."""
     k = np.floor(x * 1.4426950408889634 + 0.5)
@@ -156,7 +151,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return 0.0 if x < -708.0 else y
 
 
-@_inline
+@_jit
 def _log(x):  # type: ignore[no-untyped-def]
     """Of a positive normal number, branch-free; within 4e-16 relative (the polynomial is fdlibm's)."""
     b = np.float64(x).view(np.int64)
