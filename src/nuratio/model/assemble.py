@@ -47,9 +47,7 @@ def _channel(
     samples = {s["name"]: s for s in entry["samples"]}
     return UnbinnedChannel(
         name=entry["name"],
-        samples=tuple(
-            _shape(samples[s], simulated, weights, config, kernel) for s in config.samples if s in samples
-        ),
+        samples=tuple(_shape(samples[s], simulated, weights, config, kernel) for s in config.samples if s in samples),
         observed=tables[observed["file"]] if "file" in observed else simulated.head(0),
         pool=simulated,
         pool_weights=weights,

@@ -133,14 +133,18 @@ class RatioTable:
         """One column, shape (n,); a copy unless there is a single block."""
         return np.asarray(self.blocks[:, self.row(name)].reshape(-1)[: self.events])
 
-    def chunks(self, size: int = 1024) -> Iterator[tuple[slice, Floats]]:
-        """Some events at a time as (slice of events, float64 values of shape (columns, m)), m <= ``size``."""
+    def pieces(self, size: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+        """Some events at a time as (slice of events, view of shape (columns, m)), m <= ``size``."""
         for first in range(0, self.events, self.size):
             block = self.blocks[first // self.size]
             last = min(self.size, self.events - first)
             for start in range(0, last, size):
                 stop = min(start + size, last)
-                yield slice(first + start, first + stop), block[:, start:stop].astype(np.float64)
+                yield slice(first + start, first + stop), block[:, start:stop]
+
+    def chunks(self, size: int = 1024) -> Iterator[tuple[slice, Floats]]:
+        """The same in float64."""
+        return ((events, piece.astype(np.float64)) for events, piece in self.pieces(size))
 
     def select(self, names: Sequence[str]) -> "RatioTable":
         """The named columns, in that order."""

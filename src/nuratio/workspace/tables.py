@@ -20,7 +20,7 @@ from nuratio.ratios.table import RatioTable
 
 __all__ = ["Store", "file_entry", "write_workspace"]
 
-_CHUNK = 1 << 22  # numbers checked at a time
+_CHUNK = 1 << 18  # events checked at a time
 
 
 class Store:
@@ -88,16 +88,11 @@ class Store:
 def _not_finite(table: RatioTable) -> list[tuple[str, int, int]]:
     """Columns with NaN or infinite numbers: name, how many, and the first event."""
     count, first = np.zeros(len(table.names), dtype=np.int64), np.full(len(table.names), len(table))
-    step = max(_CHUNK // max(len(table.names), 1), 1)
-    for start in range(0, len(table), step):
-        stop = min(start + step, len(table))
-        for b in range(start // table.size, -(-stop // table.size)):
-            low, high = max(start - b * table.size, 0), min(stop - b * table.size, table.size)
-            wrong = ~np.isfinite(table.blocks[b, :, low:high])
-            if wrong.any():
-                count += wrong.sum(1)
-                where = b * table.size + low + wrong.argmax(1)
-                first = np.where(wrong.any(1), np.minimum(first, where), first)
+    for events, piece in table.pieces(_CHUNK):
+        wrong = ~np.isfinite(piece)
+        if wrong.any():
+            count += wrong.sum(1)
+            first = np.where(wrong.any(1), np.minimum(first, events.start + wrong.argmax(1)), first)
     return [(n, int(k), int(i)) for n, k, i in zip(table.names, count, first, strict=True) if k]
 
 

@@ -182,17 +182,27 @@ def _add_columns(a, base, step, rows, first, last, u, m, out):  # type: ignore[n
 
 @_jit
 def _add_columns_tile(a, base, step, rows, first, last, u, m, out):  # type: ignore[no-untyped-def]
-    """The same for four parameter points: u (4, T), out (4, m); each column is loaded once."""
-    for t in range(first, last):
-        x0, x1, x2, x3 = u[0, t], u[1, t], u[2, t], u[3, t]
-        at = base + np.uint64(rows[t]) * step
-        o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
+    """The same for four parameter points: u (4, T), out (4, m); what is loaded serves four columns or four points."""
+    o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
+    t = first
+    while t < last:
+        n = min(4, last - t)
+        x = np.zeros((4, 4))
+        for j in range(n):
+            for g in range(4):
+                x[j, g] = u[g, t + j]
+        b0, b1 = base + np.uint64(rows[t]) * step, base + np.uint64(rows[t + min(1, n - 1)]) * step
+        b2, b3 = base + np.uint64(rows[t + min(2, n - 1)]) * step, base + np.uint64(rows[t + n - 1]) * step
+        x00, x01, x02, x03, x10, x11, x12, x13 = x[0, 0], x[0, 1], x[0, 2], x[0, 3], x[1, 0], x[1, 1], x[1, 2], x[1, 3]
+        x20, x21, x22, x23, x30, x31, x32, x33 = x[2, 0], x[2, 1], x[2, 2], x[2, 3], x[3, 0], x[3, 1], x[3, 2], x[3, 3]
         for i in range(np.uint64(m)):
-            y = np.float64(a[at + i])
-            o0[i] += x0 * y
-            o1[i] += x1 * y
-            o2[i] += x2 * y
-            o3[i] += x3 * y
+            y0, y1 = np.float64(a[b0 + i]), np.float64(a[b1 + i])
+            y2, y3 = np.float64(a[b2 + i]), np.float64(a[b3 + i])
+            o0[i] += x00 * y0 + x10 * y1 + x20 * y2 + x30 * y3
+            o1[i] += x01 * y0 + x11 * y1 + x21 * y2 + x31 * y3
+            o2[i] += x02 * y0 + x12 * y1 + x22 * y2 + x32 * y3
+            o3[i] += x03 * y0 + x13 * y1 + x23 * y2 + x33 * y3
+        t += n
 
 
 @_jit
@@ -226,19 +236,31 @@ def _dot_columns(a, base, step, rows, first, last, q, m, out):  # type: ignore[n
 def _dot_columns_tile(a, base, step, rows, first, last, q, m, out):  # type: ignore[no-untyped-def]
     """The same for four parameter points: q (4, m), out (4, T)."""
     q0, q1, q2, q3 = q[0], q[1], q[2], q[3]
-    for t in range(first, last):
-        b0 = base + np.uint64(rows[t]) * step
-        s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for t in range(first, last, 2):
+        pair = t + 1 < last
+        b0, b1 = base + np.uint64(rows[t]) * step, base + np.uint64(rows[t + 1 if pair else t]) * step
+        s00, s01, s02, s03 = 0.0, 0.0, 0.0, 0.0
+        s10, s11, s12, s13 = 0.0, 0.0, 0.0, 0.0
         for i in range(np.uint64(m)):
-            y = np.float64(a[b0 + i])
-            s0 += q0[i] * y
-            s1 += q1[i] * y
-            s2 += q2[i] * y
-            s3 += q3[i] * y
-        out[0, t] += s0
-        out[1, t] += s1
-        out[2, t] += s2
-        out[3, t] += s3
+            y0, y1 = np.float64(a[b0 + i]), np.float64(a[b1 + i])
+            x0, x1, x2, x3 = q0[i], q1[i], q2[i], q3[i]
+            s00 += x0 * y0
+            s01 += x1 * y0
+            s02 += x2 * y0
+            s03 += x3 * y0
+            s10 += x0 * y1
+            s11 += x1 * y1
+            s12 += x2 * y1
+            s13 += x3 * y1
+        out[0, t] += s00
+        out[1, t] += s01
+        out[2, t] += s02
+        out[3, t] += s03
+        if pair:
+            out[0, t + 1] += s10
+            out[1, t + 1] += s11
+            out[2, t + 1] += s12
+            out[3, t + 1] += s13
 
 
 @_jit
