@@ -143,7 +143,7 @@ def test_many_points_in_one_pass_are_separate_passes(problem, rng, points, own_w
     program = Program.compile(samples, table.names, range(PARAMETERS))
     coefficients = [program.at(*point(rng, 0.4)) for _ in range(points)]
     weights = rng.poisson(1, (points, N)).astype(float) if own_weights else rng.poisson(1, N).astype(float)
-    together = Coefficients(*map(np.concatenate, zip(*coefficients, strict=True)))
+    together = Coefficients.join(coefficients)
     many = compiled.sums(program, together, table, weights, threshold=1e-8)
     for i, (k, result) in enumerate(zip(coefficients, many, strict=True)):
         (single,) = compiled.sums(program, k, table, weights[i] if own_weights else weights, threshold=1e-8)
@@ -334,7 +334,7 @@ def test_derivatives_are_those_of_the_continued_logarithm(problem, rng, dtype):
     theta, threshold = rng.normal(0, 0.3, PARAMETERS), 0.5
     nu = np.array([1.0, 0.1, 0.2, 3.0])
     term = term_of(samples, table, np.ones(N))
-    value, gradient, hessian = term.derivatives(nu, theta, threshold, hessian=True)
+    _, gradient, hessian = term.derivatives(nu, theta, threshold, hessian=True)
     assert term.value(nu, theta, threshold)[1] > 50
     x = np.concatenate([nu, theta])
     for j, e in enumerate(1e-5 * np.eye(len(x))):

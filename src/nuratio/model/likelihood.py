@@ -113,9 +113,8 @@ class Likelihood:
                 c = len(yields)
                 total += 2 * float(yields.sum())
                 by_cell[cells] = 2.0
-                for term in terms:
-                    if channel in self.held:
-                        term = term.frozen(full)
+                for event_term in terms:
+                    term = event_term.frozen(full) if channel in self.held else event_term
                     value, first, curve = term.derivatives(yields, full, self._threshold(channel), hessian=hessian)
                     total += value
                     by_cell[cells] += first[:c]

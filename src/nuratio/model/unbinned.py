@@ -12,6 +12,7 @@ there to yields and nuisances is here.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,8 +124,10 @@ class EventTerm:
     table : RatioTable
         n events.
     weights : ndarray, shape (n,)
+    first : int
+        Position in the channel's list of events of the first one of the table they were taken from.
     index : ndarray of int, shape (n,), or None
-        Positions of the events in ``table`` of the channel, counted from ``first``; all of it if None.
+        Which events of that table; all of them if None.
     """
 
     channel: UnbinnedChannel
@@ -133,7 +136,7 @@ class EventTerm:
     weights: Floats
     first: int
     index: NDArray[np.int64] | None = None
-    _memo: dict[str, tuple[bytes, "EventTerm | None"]] = field(default_factory=dict, repr=False)
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def select(
@@ -152,9 +155,8 @@ class EventTerm:
         nuisances are those of the last calls, densities of the samples are remembered: a change of rates alone costs
         no pass over the table.
         """
-        held = self.frozen(theta, once=False)
-        if held is not None:
-            return held.value(nu, theta, threshold)
+        if self._seen_again(theta):
+            return self.frozen(theta).value(nu, theta, threshold)
         scale, _, _ = self.channel.normalise(theta)
         (sums,) = self._sums(self.program.at(nu * scale, theta), threshold, order=0)
         return -2 * sums.value, sums.nonpositive
@@ -192,7 +194,7 @@ class EventTerm:
         for n, t in zip(nu, theta, strict=True):
             scale, n1, _ = self.channel.normalise(t)
             points.append((scale, n1, n * scale, self.program.at(n * scale, t)))
-        together = Coefficients(*map(np.concatenate, zip(*(p[3] for p in points), strict=True)))
+        together = Coefficients.join([p[3] for p in points])
         sums = self._sums(together, threshold, order=1)
         gradients = []
         for s, (scale, n1, effective, coefficients) in zip(sums, points, strict=True):
@@ -204,21 +206,25 @@ class EventTerm:
         options = {"threshold": threshold, "order": order}
         return self.channel.kernel.sums(self.program, coefficients, self.table, self.weights, **options)
 
-    def frozen(self, theta: Floats, *, once: bool = True) -> "EventTerm | None":
+    def frozen(self, theta: Floats) -> "EventTerm":
         """The same term with all shapes evaluated at ``theta``: a table of one column per sample, without nuisances.
 
-        The last one is remembered. Without ``once`` it is only made when the nuisances are asked for a second time in a
-        row, and None is returned the first time.
+        The last one is remembered.
         """
         if not self.channel.nuisances:
-            return self if once else None
-        key = theta[list(self.channel.nuisances)].tobytes()
-        at, term = self._memo.get("last", (b"", None))
-        if at == key and term is not None:
-            return term
-        if at != key and not once:
-            self._memo["last"] = (key, None)
-            return None
+            return self
+        at, term = self._memo.get("frozen", (b"", self))
+        return term if at == self._key(theta) else self._freeze(theta)
+
+    def _seen_again(self, theta: Floats) -> bool:
+        """Whether the nuisances are those that this was last asked for."""
+        last, self._memo["seen"] = self._memo.get("seen"), self._key(theta)
+        return bool(self.channel.nuisances) and last == self._memo["seen"]
+
+    def _key(self, theta: Floats) -> bytes:
+        return theta[list(self.channel.nuisances)].tobytes()
+
+    def _freeze(self, theta: Floats) -> "EventTerm":
         scale, _, _ = self.channel.normalise(theta)
         densities = self.channel.kernel.densities(self.program, self.program.at(scale, theta), self.table)
         samples = tuple(SampleShape(s.name, s.name) for s in self.channel.samples)
@@ -226,7 +232,7 @@ class EventTerm:
             self.channel.name, samples, densities, densities.head(0), np.empty(0), kernel=self.channel.kernel
         )
         term = EventTerm(channel, channel.program(densities), densities, self.weights, self.first, self.index)
-        self._memo["last"] = (key, term)
+        self._memo["frozen"] = (self._key(theta), term)
         return term
 
     def nonpositive(self, nu: Floats, theta: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:

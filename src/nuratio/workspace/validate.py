@@ -226,10 +226,10 @@ def _anchors(where: str, sample: Mapping[str, Any], varied: list[Any], rows: Map
             continue
         for kind, table in rows.items():
             for column in (sample["ratio"]["column"], m["data"]["hi"]["column"], m["data"]["lo"]["column"]):
-                bad = np.flatnonzero(table[column] <= 0) if column in table else []
+                bad = np.flatnonzero(table[column] <= 0) if column in table else np.empty(0)
                 if len(bad):
                     found.append(
-                        f"{where}: {m['interpcode']} of {m['name']!r} needs positive ratios; column {column!r} is not, for "
-                        f"{len(bad)} of {len(table)} {kind} events (first: {bad[0]}). Use code4p, code2 or code0"
+                        f"{where}: {m['interpcode']} of {m['name']!r} needs positive ratios; column {column!r} is not, "
+                        f"for {len(bad)} of {len(table)} {kind} events (first: {bad[0]}). Use code4p, code2 or code0"
                     )
     return found

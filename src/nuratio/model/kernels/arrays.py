@@ -131,7 +131,7 @@ def sums(
 
     ``on_device`` holds the table's columns as a torch tensor of shape (columns, n), float32 or float64.
     """
-    points = [Coefficients(*(field[i : i + 1] for field in coefficients)) for i in range(len(coefficients.nu))]
+    points = [coefficients.point(i) for i in range(len(coefficients.nu))]
     every = np.broadcast_to(np.atleast_2d(weights), (len(points), len(table)))
     return [
         _total(_point(program, k, x, w, mode, threshold, order) for x, w in _blocks(table, row, on_device))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def _spread(work: Callable[[int, int], None], portions: int, threads: int | None
         work(0, portions)
         return
     edges = [portions * t // n for t in range(n + 1)]
-    for done in [_executor(os.getpid(), n).submit(work, a, b) for a, b in zip(edges, edges[1:], strict=False)]:
+    for done in [_executor(os.getpid(), n).submit(work, a, b) for a, b in pairwise(edges)]:
         done.result()
 
 
@@ -497,7 +498,7 @@ def _pass(  # type: ignore[no-untyped-def]
 def _curvature(  # type: ignore[no-untyped-def]
     a, base, step, m, s, k, t, e, h, h2, w1, w2, curved, rows, full, scratch, identity, out
 ):
-    """Adds w [L2 d_a d_b + L1 d_ab] of m events to the upper triangle of out; w1 and w2 are w L1 and w L2 (0 if not curved)."""
+    """Adds w [L2 d_a d_b + L1 d_ab] of m events to the upper triangle of out; w1 is w L1, w2 is w L2, 0 if not curved."""
     c_all = k.nu.shape[1]
     mm = np.uint64(m)
     weight = np.empty(m)

@@ -11,6 +11,7 @@ nuisances. Normalisations and rates are numbers of the sample, not of the event:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,15 @@ class Coefficients(NamedTuple):
     factor_alpha: Floats  # (M, F)
     factor_poly: Floats  # (M, F, 3, 6)
     shift: Floats  # (M, A, 3, 2): [value, first, second derivative] of [a, b]
+
+    @classmethod
+    def join(cls, points: "Sequence[Coefficients]") -> "Coefficients":
+        """Several points as one."""
+        return cls(*(np.concatenate(numbers) for numbers in zip(*points, strict=True)))
+
+    def point(self, i: int) -> "Coefficients":
+        """One of several points."""
+        return Coefficients(*(numbers[i : i + 1] for numbers in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,21 +174,24 @@ class Program:
             shift=np.array([ADDITIVE[v.code](theta[v.par]) for v in shifts], dtype=np.float64).reshape(1, -1, 3, 2),
         )
 
+    @cached_property
+    def _slots(self) -> tuple[Ints, Ints]:
+        """Slots, counted through all samples, of each monomial (two), factor and shift; and the sample of each slot."""
+        s = self.structure
+        exponent, factor, shift = (
+            np.repeat(s.slot_first[:-1], np.diff(first)) for first in (s.exponent_first, s.factor_first, s.shift_first)
+        )
+        slots = [(exponent[:, None] + s.exponent_slot).ravel(), factor + s.factor_slot, shift + s.shift_slot]
+        return np.concatenate(slots), np.repeat(np.arange(len(self.samples)), np.diff(s.slot_first))
+
     def gradient(self, sums: Sums, coefficients: Coefficients) -> Floats:
         """sum w L1 d t_c / d alpha_k without the factor nu_c, shape (C, K)."""
-        s = self.structure
+        slots, sample = self._slots
+        exponent = (coefficients.exponent_first[0] * sums.exponent[:, None]).ravel()
+        by_slot = np.zeros(len(sample))
+        np.add.at(by_slot, slots, np.concatenate([exponent, sums.factor, sums.shift]))
         out = np.zeros((len(self.samples), len(self.nuisances)))
-        slots = np.zeros(len(s.par))
-        for first, slot, weight in (
-            (s.exponent_first, s.exponent_slot.T, (coefficients.exponent_first[0] * sums.exponent[:, None]).T),
-            (s.factor_first, s.factor_slot[None], sums.factor[None]),
-            (s.shift_first, s.shift_slot[None], sums.shift[None]),
-        ):
-            offset = np.repeat(s.slot_first[:-1], np.diff(first))
-            for k, w in zip(slot, weight, strict=True):
-                slots += np.bincount(offset + k, w, len(slots))
-        sample = np.repeat(np.arange(len(out)), np.diff(s.slot_first))
-        np.add.at(out, (sample, s.par), slots)
+        out[sample, self.structure.par] = by_slot
         return out
 
     def hessian(self, sums: Sums, nu: Floats, theta: Floats) -> Floats:
