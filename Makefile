@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # threads that wait without spinning, for shared machines
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test bench lint format clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,6 +25,9 @@ demo: $(STAMP)   ## ROOT ntuples to a CLs limit on a built-in example; results i
 
 test: $(STAMP)   ## all tests, warnings as errors, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: $(STAMP)  ## compare speed, memory and precision with other tools; results in benchmarks/README.md
+	$(BIN)/python benchmarks/engine.py $(BENCH)
 
 lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff check .

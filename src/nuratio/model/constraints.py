@@ -17,6 +17,7 @@ __all__ = ["Constraints"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+
 @dataclass(frozen=True)
 class Constraints:
     """All constraint terms of a pyhf model: parameter and auxiliary datum of each.
@@ -75,7 +76,9 @@ class Constraints:
     def add_derivatives(self, theta: Floats, aux: Floats, gradient: Floats, diagonal: Floats) -> float:
         """-2 ln of all terms without `constant`; its derivatives are added to ``gradient`` and ``diagonal``, (F,)."""
         terms = self.gauss_par, self.gauss_aux, self.sigma, self.pois_par, self.pois_aux, self.factor
-        value = add_constraints(*terms, np.array(theta, dtype=np.float64), np.ascontiguousarray(aux), gradient, diagonal)
+        value = add_constraints(
+            *terms, np.array(theta, dtype=np.float64), np.ascontiguousarray(aux), gradient, diagonal
+        )
         return float(value)
 
     def expected(self, theta: Floats) -> Floats:

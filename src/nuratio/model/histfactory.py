@@ -13,7 +13,7 @@ s = M dA/dtheta of its shift, d nu / d theta_k = nu l_k + s_k, and d2 nu / d the
 s_j l_k for j != k.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ __all__ = ["HistFactory", "Rates"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_jit: Any = njit(cache=True, nogil=True, error_model="numpy")
+_jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy")
 
 # A factor of zero (mu = 0) is replaced by this where the product is divided by it again: M and its logarithmic
 # derivative then multiply to the exact derivative. With four or more such factors M underflows, and all of them vanish.
@@ -151,7 +151,8 @@ class HistFactory:
         Raises
         ------
         InvalidModel
-            An unknown modifier type or interpolation code; a normsys anchor that is not positive.
+            An unknown modifier type or interpolation code; a normsys anchor that is not positive; a shapefactor with
+            more bins than parameters.
         """
         config = pdf.config
         # pyhf: settings that are given replace the defaults (code4, code4p) as a whole; what they lack is code1, code0
@@ -196,6 +197,12 @@ class HistFactory:
                     elif kind in ("normfactor", "lumi"):
                         factors += [(cell, par) for cell in cells]
                     elif kind == "shapefactor":
+                        if bins > config.param_set(name).n_parameters:
+                            raise InvalidModel(
+                                f"channel {channel!r} has {bins} bins, but shapefactor {name!r} has as many parameters "
+                                f"as the first channel with it, {config.param_set(name).n_parameters} "
+                                "(pyhf takes another parameter for the rest): use another name"
+                            )
                         factors += [(cell, par + b) for b, cell in enumerate(cells)]
                     elif kind in ("shapesys", "staterror"):
                         factors += zip(cells, gammas[name, channel], strict=True)
@@ -227,7 +234,8 @@ class HistFactory:
     def scale(self) -> Floats:
         """Sum of the absolute nominal yields of each bin, shape (bins of all channels,)."""
         first, cell = self.cells_of_bins
-        return np.bincount(np.repeat(np.arange(len(first) - 1), np.diff(first)), np.abs(self.nominal[cell]))
+        bin_of = np.repeat(np.arange(len(first) - 1), np.diff(first))
+        return np.bincount(bin_of, np.abs(self.nominal[cell])).astype(np.float64)
 
     @property
     def cells_of_bins(self) -> tuple[Ints, Ints]:
@@ -414,32 +422,31 @@ def _gradient(layout: _Layout, rows: _Rows, weight: Floats, n_parameters: int) -
     out = np.zeros(n_parameters)
     for g in range(len(layout.row_first)):
         par = layout.par[layout.par_first[g] : layout.par_first[g + 1]]
-        row = layout.row_first[g]
+        n, row = len(par), layout.row_first[g]
+        line = np.zeros(n)
         for c in layout.cell[layout.cell_first[g] : layout.cell_first[g + 1]]:
             w = weight[c]
             if w != 0:
-                for i, p in enumerate(par):
-                    out[p] += w * rows.first[row + i]
-            row += len(par)
+                for j in range(n):
+                    line[j] += w * rows.first[row + j]
+            row += n
+        for j in range(n):
+            out[par[j]] += line[j]
     return out
 
 
 @_jit
 def _hessian(layout: _Layout, rows: _Rows, weight: Floats, bin_weight: Floats, n_parameters: int) -> Floats:
     out = np.zeros((n_parameters, n_parameters))
-    widest = 0
-    for g in range(len(layout.row_first)):
-        widest = max(widest, layout.par_first[g + 1] - layout.par_first[g])
-    slope, half, square = np.empty(widest), np.empty(widest), np.empty((widest, widest))
     for g in range(len(layout.row_first)):
         par = layout.par[layout.par_first[g] : layout.par_first[g + 1]]
         n, row, used = len(par), layout.row_first[g], bin_weight[g] != 0
-        slope[:n], square[:n, :n] = 0.0, 0.0
+        slope, half, square = np.zeros(n), np.empty(n), np.zeros((n, n))
         for c in layout.cell[layout.cell_first[g] : layout.cell_first[g + 1]]:
             w = weight[c]
             for j in range(n):
                 slope[j] += rows.first[row + j]
-            if w != 0:  # d2 nu = l (d nu + s)' / 2 + its transpose, off the diagonal; few parameters of a cell have an l
+            if w != 0:  # off the diagonal d2 nu = l (d nu + s)' / 2 + its transpose; few parameters of a cell have an l
                 used = True
                 for j in range(n):
                     half[j] = w * (rows.first[row + j] + rows.shift[row + j]) / 2

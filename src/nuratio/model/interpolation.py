@@ -196,7 +196,7 @@ def multiplicative(code4: bool, theta: Floats, par: Ints, ln_lo: Floats, ln_hi: 
 
 @_jit
 def _dot(c: tuple[float, ...], m: Floats) -> float:
-    return c[0] * m[0] + c[1] * m[1] + c[2] * m[2] + c[3] * m[3] + c[4] * m[4] + c[5] * m[5]
+    return float(c[0] * m[0] + c[1] * m[1] + c[2] * m[2] + c[3] * m[3] + c[4] * m[4] + c[5] * m[5])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Each is -2 ln of its probability relative to the largest one the datum can have,
 is left out (`saturated`) does not depend on the parameters.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ __all__ = ["add_constraints", "poisson", "poisson_bins", "saturated"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_jit: Any = njit(cache=True, nogil=True, error_model="numpy")
+_jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy")
 
 
 def saturated(n: Floats) -> float:
@@ -45,7 +46,8 @@ def _continued_poisson(rate: float, n: float, threshold: float) -> tuple[float, 
         value, first, second = poisson(threshold, n)
         step = rate - threshold
         return value + step * (first + step * second / 2), first + step * second, second
-    return poisson(rate, n)
+    value, first, second = poisson(rate, n)
+    return value, first, second
 
 
 @_jit

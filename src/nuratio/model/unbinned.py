@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from nuratio.model.kernels.arrays import sample_blocks
 from nuratio.model.kernels.kernel import Kernel
-from nuratio.model.kernels.program import Coefficients, Mode, Program, Sums
+from nuratio.model.kernels.loops import Coefficients
+from nuratio.model.kernels.program import Mode, Program, Sums
 from nuratio.model.shapes import SampleShape
 from nuratio.ratios.table import RatioTable
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nuratio.model.kernels.program import Coefficients, Mode, Program, Sums
+from nuratio.model.kernels.loops import Coefficients
+from nuratio.model.kernels.program import Mode, Program, Sums
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["SampleBlock", "sample_blocks", "sums"]

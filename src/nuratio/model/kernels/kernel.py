@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from nuratio.errors import InvalidModel, did_you_mean
 from nuratio.model.kernels import arrays, compiled
-from nuratio.model.kernels.program import Coefficients, Program, Sums
+from nuratio.model.kernels.loops import Coefficients
+from nuratio.model.kernels.program import Program, Sums
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["KERNELS", "Kernel"]

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuratio.model.interpolation import ADDITIVE, code4_polynomial
+from nuratio.model.kernels.loops import Coefficients, Structure
 from nuratio.model.normalisation import Powers
 from nuratio.model.shapes import SampleShape
 
-__all__ = ["Coefficients", "Mode", "Program", "Structure", "Sums"]
+__all__ = ["Mode", "Program", "Sums"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,53 +32,6 @@ class Mode(IntEnum):
 
     LOG = 0
     INTEGRAL = 1
-
-
-class Structure(NamedTuple):
-    """Rows of the event table and nuisance slots of C samples; ``*_first[c] : *_first[c + 1]`` are those of sample c.
-
-    A slot is a nuisance of one sample, in the order of `SampleShape.par`; ``par`` gives its position among the
-    channel's nuisances. The first ``multiplied[c]`` slots of a sample come from exponent and factors.
-    """
-
-    ratio: Ints  # (C,) rows
-    slot_first: Ints  # (C + 1,)
-    par: Ints
-    multiplied: Ints  # (C,)
-    exponent_first: Ints
-    exponent_row: Ints  # (T,)
-    exponent_slot: Ints  # (T, 2), within the sample
-    factor_first: Ints
-    factor_row: Ints  # (F, 2): hi, lo
-    factor_slot: Ints
-    shift_first: Ints
-    shift_row: Ints  # (A, 2): hi, lo
-    shift_slot: Ints
-
-
-class Coefficients(NamedTuple):
-    """The numbers of one or several parameter points (leading axis M).
-
-    ``factor_kind`` is 0 for (hi / r)**alpha, 1 for (lo / r)**(-alpha), 2 for code4's polynomial
-    1 + sum_j c_j m_j(x), whose c and their derivatives are in ``factor_poly``.
-    """
-
-    nu: Floats  # (M, C)
-    exponent: Floats  # (M, T): phi
-    exponent_first: Floats  # (M, T, 2): d phi / d slots
-    factor_kind: Ints  # (M, F)
-    factor_alpha: Floats  # (M, F)
-    factor_poly: Floats  # (M, F, 3, 6)
-    shift: Floats  # (M, A, 3, 2): [value, first, second derivative] of [a, b]
-
-    @classmethod
-    def join(cls, points: "Sequence[Coefficients]") -> "Coefficients":
-        """Several points as one."""
-        return cls(*(np.concatenate(numbers) for numbers in zip(*points, strict=True)))
-
-    def point(self, i: int) -> "Coefficients":
-        """One of several points."""
-        return Coefficients(*(numbers[i : i + 1] for numbers in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
