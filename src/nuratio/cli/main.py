@@ -9,8 +9,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
@@ -74,9 +75,27 @@ def _config_options(command: F) -> F:
     )(command)
 
 
+class _Opened(NamedTuple):
+    """What the options of `_model_options` stand for."""
+
+    workspace: "Workspace"
+    model: "Model"
+    data: Any
+
+
 def _model_options(command: F) -> F:
+    """Options of the commands that use a model; the command gets it opened, as its first argument."""
+
+    @wraps(command)
+    def with_model(**options: Any) -> Any:
+        names = ("workspace", "measurement", "poi", "asimov", "device", "threads")
+        opened = _open(**{name: options.pop(name) for name in names})
+        return command(opened, **options)
+
     for option in (
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON to this file."),
+        click.option("--threads", type=click.IntRange(min=1), help="Of the likelihood [default: all processors]."),
+        click.option("--device", default="cpu", show_default=True, help="Where events are evaluated: cpu, or cuda."),
         click.option(
             "--asimov", type=float, help="Fit the Asimov data of this POI value (nuisances nominal), not the observed."
         ),
@@ -84,25 +103,25 @@ def _model_options(command: F) -> F:
         click.option("--measurement", help="Name of the measurement [default: the first]."),
         _workspace_argument,
     ):
-        command = option(command)
-    return command
+        with_model = option(with_model)
+    return cast(F, with_model)
 
 
 def _open(
-    workspace: Path, measurement: str | None, poi: str | None, asimov: float | None
-) -> tuple["Workspace", "Model", Any]:
+    workspace: Path, measurement: str | None, poi: str | None, asimov: float | None, device: str, threads: int | None
+) -> _Opened:
     import numpy as np
 
     from nuratio.infer.fit import require_poi
     from nuratio.workspace.workspace import Workspace
 
     ws = Workspace.load(workspace)
-    model = ws.model(measurement, poi="" if poi is None else poi)
+    model = ws.model(measurement, poi="" if poi is None else poi, device=device, threads=threads)
     if asimov is None:
-        return ws, model, ws.data(model)
+        return _Opened(ws, model, ws.data(model))
     pars = np.array(model.config.suggested_init())
     pars[model.config.par_names.index(require_poi(model))] = asimov
-    return ws, model, model.asimov(pars)
+    return _Opened(ws, model, model.asimov(pars))
 
 
 def _emit(content: Any, output: Path | None = None) -> None:
@@ -235,10 +254,7 @@ def unbin(workspace: Path, channel: str, output: Path, overwrite: bool) -> None:
 @click.option("--fix", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Hold a parameter. Repeatable.")
 @click.option("--minos", multiple=True, metavar="NAME", help="MINOS interval of a parameter. Repeatable.")
 def fit(
-    workspace: Path,
-    measurement: str | None,
-    poi: str | None,
-    asimov: float | None,
+    opened: _Opened,
     output: Path | None,
     fix: dict[str, float],
     minos: tuple[str, ...],
@@ -246,7 +262,7 @@ def fit(
     """Maximum-likelihood fit of WORKSPACE."""
     from nuratio.infer.fit import fit as run
 
-    _, model, data = _open(workspace, measurement, poi, asimov)
+    _, model, data = opened
     _emit(run(model, data, fixed=fix, minos=minos).to_json(), output)
 
 
@@ -256,10 +272,7 @@ def fit(
 @click.option("--points", type=click.IntRange(min=2), default=41, show_default=True)
 @click.option("--range", "limits", type=(float, float), help="Ends of the scan [default: 3 standard deviations].")
 def scan(
-    workspace: Path,
-    measurement: str | None,
-    poi: str | None,
-    asimov: float | None,
+    opened: _Opened,
     output: Path | None,
     parameter: str | None,
     points: int,
@@ -270,7 +283,7 @@ def scan(
 
     from nuratio.infer.scan import scan as run
 
-    _, model, data = _open(workspace, measurement, poi, asimov)
+    _, model, data = opened
     values = None if limits is None else np.linspace(*limits, points).tolist()
     _emit(run(model, data, parameter, values, points=points).to_json(), output)
 
@@ -285,10 +298,7 @@ _test_stat_option = click.option(
 @click.option("--poi-value", type=float, default=1.0, show_default=True, help="The tested value.")
 @_test_stat_option
 def cls(
-    workspace: Path,
-    measurement: str | None,
-    poi: str | None,
-    asimov: float | None,
+    opened: _Opened,
     output: Path | None,
     poi_value: float,
     test_stat: str,
@@ -296,7 +306,7 @@ def cls(
     """Asymptotic CLs of one POI value, observed and expected."""
     from nuratio.infer.hypotest import hypotest
 
-    _, model, data = _open(workspace, measurement, poi, asimov)
+    _, model, data = opened
     _emit(hypotest(model, data, poi_value, test_stat=test_stat).to_json(), output)
 
 
@@ -305,10 +315,7 @@ def cls(
 @click.option("--level", type=float, default=0.05, show_default=True, help="1 - confidence level.")
 @_test_stat_option
 def limit(
-    workspace: Path,
-    measurement: str | None,
-    poi: str | None,
-    asimov: float | None,
+    opened: _Opened,
     output: Path | None,
     level: float,
     test_stat: str,
@@ -316,7 +323,7 @@ def limit(
     """CLs upper limit on the POI, observed and expected."""
     from nuratio.infer.limits import upper_limit
 
-    _, model, data = _open(workspace, measurement, poi, asimov)
+    _, model, data = opened
     _emit(upper_limit(model, data, level=level, test_stat=test_stat).to_json(), output)
 
 
@@ -324,17 +331,14 @@ def limit(
 @_model_options
 @click.option("--expected-at", type=float, default=1.0, show_default=True, help="POI of the expected significance.")
 def significance(
-    workspace: Path,
-    measurement: str | None,
-    poi: str | None,
-    asimov: float | None,
+    opened: _Opened,
     output: Path | None,
     expected_at: float,
 ) -> None:
     """Discovery significance, observed and expected."""
     from nuratio.infer.hypotest import significance as run
 
-    _, model, data = _open(workspace, measurement, poi, asimov)
+    _, model, data = opened
     _emit(run(model, data, expected_at=expected_at).to_json(), output)
 
 
@@ -345,10 +349,7 @@ def significance(
 @click.option("--bins", type=click.IntRange(min=1), default=30, show_default=True, help="Of an unbinned channel.")
 @click.option("--range", "limits", type=(float, float), help="Range of the feature [default: that of the data].")
 def project(
-    workspace: Path,
-    measurement: str | None,
-    poi: str | None,
-    asimov: float | None,
+    opened: _Opened,
     output: Path | None,
     channel: str,
     feature: str | None,
@@ -361,7 +362,7 @@ def project(
     from nuratio.infer.fit import fit as run
     from nuratio.infer.projection import project as histogram
 
-    ws, model, data = _open(workspace, measurement, poi, asimov)
+    ws, model, data = opened
     axes = {a["channel"]: a for a in ws.spec.get("unbinned", {}).get("axes", [])}
     edges: Any = bins if limits is None else np.linspace(*limits, bins + 1)
     if channel in axes:

@@ -101,8 +101,8 @@ class Likelihood:
     def derivatives(self, theta: Floats, *, hessian: bool) -> tuple[float, Floats, Floats]:
         """-2 ln L, its gradient (P,) and its Hessian (P, P); without ``hessian`` the last is empty."""
         model = self.model
-        expansion = model.parameters.expand(theta)
-        full = expansion.values
+        expansion = model.parameters.expand(theta) if model.parameters.expressions else None
+        full = theta if expansion is None else expansion.values
         rates = model.rates.rates(full)
         total, gradient, second = self.binned.derivatives(rates, full, hessian=hessian)
         if self.terms:
@@ -130,7 +130,7 @@ class Likelihood:
             gradient += rates.gradient(by_cell)
             if hessian:
                 second += rates.curvature(by_cell)
-        if not model.parameters.expressions:
+        if expansion is None:
             return total, gradient, second
         if hessian:
             second = expansion.pull_hessian(gradient, second)

@@ -438,7 +438,7 @@ def add_sums(  # type: ignore[no-untyped-def]
 def _curvature(  # type: ignore[no-untyped-def]
     a, base, step, m, s, k, t, e, h, h2, w1, w2, curved, rows, full, scratch, identity, out
 ):
-    """Adds w [L2 d_a d_b + L1 d_ab] of m events to the upper triangle of out; w1 = w L1, w2 = w L2 (0 if not curved)."""
+    """Adds w [L2 d_a d_b + L1 d_ab] of m events to the upper triangle; w1 = w L1, w2 = w L2 (0 if not curved)."""
     c_all = k.nu.shape[1]
     mm = np.uint64(m)
     weight = np.empty(m)
