@@ -51,3 +51,18 @@ def test_parameters_by_name(analytic_model):
     np.testing.assert_allclose(np.diag(result.correlation), ~np.array(result.fixed))
     with pytest.raises(UnknownName, match="did you mean"):
         result["tlit"]
+
+
+def test_a_fit_says_what_the_minimiser_did(analytic_model):
+    result = fit(*analytic_model)
+    assert result.message == ""
+    newton, migrad = result.steps
+    assert newton.startswith("Newton: ")
+    assert migrad.startswith("MIGRAD: agrees")
+    assert set(result.calls) == {"value", "gradient", "hessian"}
+    back = load_result(result.to_json())
+    assert back.steps == result.steps
+    assert back.calls == result.calls
+    limited = fit(*analytic_model, max_calls=2)
+    assert not limited.valid
+    assert "call limit 2 reached" in limited.message

@@ -4,7 +4,7 @@
 Hessian (twice its inverse is the covariance of -2 ln L); MINOS intervals are an option.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
-from nuratio.infer.minimize import Minimum, minimize
+from nuratio.infer.minimize import MAX_CALLS, follow, minimize
+from nuratio.infer.minimum import Minimum, predict_along
 from nuratio.infer.results import FitResult
 
 __all__ = ["Fitter", "fit", "fixed_poi_fit"]
@@ -29,6 +30,7 @@ def fit(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     hesse: bool = True,
     minos: Iterable[str] = (),
+    max_calls: int = MAX_CALLS,
 ) -> FitResult:
     """Fit the model to the data.
 
@@ -45,6 +47,8 @@ def fit(
         Compute the covariance (one exact Hessian).
     minos : iterable of str
         Parameters to run MINOS on.
+    max_calls : int
+        Calls of the likelihood before a minimisation is given up as not valid.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def fit(
     InvalidModel
         A value outside its bounds.
     """
-    fitter = Fitter(model, data, bounds=bounds)
+    fitter = Fitter(model, data, bounds=bounds, max_calls=max_calls)
     minimum = fitter.minimum(fixed=fixed, init=init)
     return fitter.result(minimum, fixed=fixed, hesse=hesse, minos=minos)
 
@@ -92,7 +96,14 @@ def cancellation(lines: list[str]) -> str:
 class Fitter:
     """Repeated fits of one model to one data set, with warm starts; `fit` is one call of it."""
 
-    def __init__(self, model: Any, data: ArrayLike, *, bounds: Mapping[str, tuple[float, float]] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        data: ArrayLike,
+        *,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        max_calls: int = MAX_CALLS,
+    ) -> None:
         if not hasattr(model, "likelihood"):
             from nuratio.model.model import Model
 
@@ -106,6 +117,8 @@ class Fitter:
         for name, (low, high) in (bounds or {}).items():
             self.bounds[self.index(name)] = (float(low), float(high))
         self.fixed = np.array(model.config.suggested_fixed(), dtype=bool)
+        self.constraints = self._constraints()
+        self._options: dict[str, Any] = {"names": self.names, "widths": self.constraints[1], "max_calls": max_calls}
 
     def index(self, name: str) -> int:
         """Position of a parameter."""
@@ -121,11 +134,43 @@ class Fitter:
         near: Minimum | None = None,
     ) -> Minimum:
         """The minimum with some parameters held; ``near`` is a minimum close by, followed along its tangent."""
-        theta = (self.init if near is None else near.theta).copy()
-        held = self.fixed.copy()
+        theta, held = self._held(fixed or {}, self.init if near is None else near.theta)
         for name, value in (init or {}).items():
             theta[self.index(name)] = value
-        for name, value in (fixed or {}).items():
+        objective = self._holding(held)
+        if near is None:
+            return minimize(objective, theta, self.bounds, held, **self._options)
+        theta = near.predict(theta, held, *np.array(self.bounds).T)
+        return follow(objective, [(theta, near)], self.bounds, held, **self._options)[0]
+
+    def conditional(
+        self,
+        parameter: str,
+        values: Sequence[float],
+        known: Sequence[Minimum],
+        *,
+        fixed: Mapping[str, float] | None = None,
+    ) -> list[Minimum]:
+        """The minima with one parameter held at each of the values, predicted from those ``known`` along it."""
+        k = self.index(parameter)
+        starts = []
+        for value in values:
+            _, held = self._held({**(fixed or {}), parameter: value}, known[0].theta)
+            starts.append(predict_along(known, k, value, held, *np.array(self.bounds).T))
+        if not starts:
+            return []
+        still = held.copy()
+        still[k] = self.fixed[k]  # it moves from value to value, and so do the shapes that depend on it
+        return follow(self._holding(still), starts, self.bounds, held, **self._options)
+
+    def _holding(self, held: NDArray[np.bool_]) -> Any:
+        """The likelihood, told which parameters stay where they are, if it can use that."""
+        return self.likelihood.holding(held) if hasattr(self.likelihood, "holding") else self.likelihood
+
+    def _held(self, fixed: Mapping[str, float], start: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Start values with the fixed ones in place, and which parameters are held."""
+        theta, held = start.copy(), self.fixed.copy()
+        for name, value in fixed.items():
             k = self.index(name)
             theta[k], held[k] = value, True
             low, high = self.bounds[k]
@@ -134,9 +179,7 @@ class Fitter:
                     f"parameter {name!r} = {value:.6g} is outside its bounds [{low:.6g}, {high:.6g}]; widen them in "
                     f"the measurement or with bounds={{{name!r}: ...}}"
                 )
-        if near is not None:
-            theta = near.predict(theta, held)
-        return minimize(self.likelihood, theta, self.bounds, held, names=self.names, warm=near is not None)
+        return theta, held
 
     def result(
         self,
@@ -157,22 +200,15 @@ class Fitter:
             messages.append(cancellation(lines))
         covariance = np.full((n, n), np.nan)
         if hesse:
-            covariance = np.zeros((n, n))
-            free = np.flatnonzero(~held)
-            hessian = minimum.hessian[np.ix_(free, free)]
-            try:
-                np.linalg.cholesky(hessian)
-                covariance[np.ix_(free, free)] = 2 * np.linalg.inv(hessian)
-            except np.linalg.LinAlgError:
+            covariance, problem = self._covariance(minimum, held)
+            if problem:
                 valid = False
-                covariance[np.ix_(free, free)] = np.nan
-                messages.append("HESSE: the Hessian is not positive definite")
+                messages.append(problem)
         intervals: dict[str, tuple[float, float]] = {}
         for name in minos:
             intervals[name], note = self._minos(name, minimum, held, covariance)
             messages += [note] if note else []
-        main = self.model.config.nmaindata
-        center, width = self._constraints(self.data[main:])
+        center, width = self.constraints
         return FitResult(
             names=self.names,
             bestfit=minimum.theta,
@@ -188,7 +224,32 @@ class Fitter:
             nonpositive_events=len(lines),
             constraint_center=center,
             constraint_width=width,
+            steps=minimum.steps,
+            calls=minimum.calls,
         )
+
+    def _covariance(self, minimum: Minimum, held: NDArray[np.bool_]) -> tuple[Floats, str]:
+        """Twice the inverse of the exact Hessian, and what is wrong with it.
+
+        Parameters at a bound where -2 ln L is not convex (a square root at zero) count as fixed.
+        """
+        hessian = minimum.hessian
+        if hessian is None:
+            hessian = self.likelihood.derivatives(minimum.theta, hessian=True)[2]
+        covariance = np.zeros_like(hessian)
+        free = np.flatnonzero(~held)
+        for indices in (free, np.flatnonzero(~(held | minimum.at_bound))):
+            block = hessian[np.ix_(indices, indices)]
+            try:
+                if not np.isfinite(block).all():
+                    continue
+                np.linalg.cholesky(block)
+                covariance[np.ix_(indices, indices)] = 2 * np.linalg.inv(block)
+                return covariance, ""
+            except np.linalg.LinAlgError:
+                continue
+        covariance[np.ix_(free, free)] = np.nan
+        return covariance, "HESSE: the Hessian is not positive definite"
 
     def _minos(
         self, name: str, minimum: Minimum, held: NDArray[np.bool_], covariance: Floats
@@ -200,17 +261,15 @@ class Fitter:
         kept = {n: float(v) for n, v, h in zip(self.names, minimum.theta, held, strict=True) if h}
         sigma = np.sqrt(covariance[k, k])
         step = sigma if np.isfinite(sigma) and sigma > 0 else 0.1 * max(abs(minimum.theta[k]), 1.0)
-        near = minimum
+        known = [minimum]
 
         def rise(value: float) -> float:
-            nonlocal near
-            conditional = self.minimum(fixed=kept | {name: value}, near=near)
-            near = conditional if conditional.valid else near
+            (conditional,) = self.conditional(name, [value], known, fixed=kept)
+            known.append(conditional)
             return conditional.value - minimum.value - 1.0 if conditional.valid else np.nan
 
         ends = []
         for side, bound in ((-1.0, self.bounds[k][0]), (1.0, self.bounds[k][1])):
-            near = minimum
             inner, outer = float(minimum.theta[k]), float(minimum.theta[k])
             height, reach = -1.0, step
             while height < 0 and outer != bound:
@@ -223,9 +282,8 @@ class Fitter:
         note = "" if np.isfinite(ends).all() else f"MINOS: a conditional fit failed on the way to the end for {name!r}"
         return (float(ends[0]), float(ends[1])), note
 
-    def _constraints(self, aux: Floats) -> tuple[Floats, Floats]:
-        n = len(self.names)
+    def _constraints(self) -> tuple[Floats, Floats]:
         if not hasattr(self.model, "constraint_widths"):
-            return np.full(n, np.nan), np.full(n, np.nan)
-        center, width = self.model.constraint_widths(aux)
+            return np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
+        center, width = self.model.constraint_widths(self.data[self.model.config.nmaindata :])
         return center, width

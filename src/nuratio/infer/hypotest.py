@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from nuratio.errors import InvalidModel, did_you_mean
 from nuratio.infer.fit import Fitter, cancellation, require_poi
-from nuratio.infer.minimize import Minimum
+from nuratio.infer.minimum import Minimum
 from nuratio.infer.results import HypotestResult, SignificanceResult
 
 __all__ = ["TEST_STATISTICS", "Tester", "hypotest", "significance"]
@@ -84,8 +84,7 @@ class _Profile:
         """The conditional minimum at a POI value."""
         if value not in self.conditional:
             known = [self.free, *self.conditional.values()]
-            nearest = min((m for m in known if m.valid), key=lambda m: abs(m.theta[self.k] - value), default=self.free)
-            minimum = self.fitter.minimum(fixed={self.poi: value}, near=nearest)
+            (minimum,) = self.fitter.conditional(self.poi, [value], known)
             if minimum.valid and minimum.value < self.free.value - 1e-7:  # a better minimum than the free fit found
                 self.free = self._note("free fit", self.fitter.minimum(near=minimum))
             self.conditional[value] = self._note(f"{self.poi} = {value:.6g}", minimum)

@@ -119,7 +119,8 @@ class FitResult(_Result):
         Best-fit values and symmetric uncertainties (square roots of the covariance's diagonal; 0 for fixed
         parameters, NaN where HESSE was not asked for).
     covariance : ndarray, shape (P, P)
-        Inverse Hessian of -ln L; rows of fixed parameters are 0, all NaN without HESSE.
+        Inverse Hessian of -ln L; rows of fixed parameters, and of those at a bound where -2 ln L is not convex, are 0;
+        all NaN without HESSE.
     twice_nll : float
         -2 ln L at the best fit.
     valid : bool
@@ -136,6 +137,10 @@ class FitResult(_Result):
         Observed events where the total density is not positive at the best fit.
     constraint_center, constraint_width : ndarray, shape (P,)
         Where the auxiliary measurement puts each constrained parameter and its width; NaN for free ones.
+    steps : tuple of str
+        What the minimisation did, in order: ``("Newton: 6 steps, edm 3e-13", "MIGRAD: agrees, 4 calls")``.
+    calls : dict
+        Calls of the likelihood: ``value``, ``gradient`` (with the value), ``hessian`` (with both).
     """
 
     kind: ClassVar[str] = "fit"
@@ -154,6 +159,8 @@ class FitResult(_Result):
     nonpositive_events: int
     constraint_center: Floats
     constraint_width: Floats
+    steps: tuple[str, ...] = ()
+    calls: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Estimate:
         k = self.index(name)
@@ -181,7 +188,7 @@ class FitResult(_Result):
             values[key] = _array(values[key])
         n = len(values["names"])
         values["covariance"] = np.array([_array(row) for row in values["covariance"]]).reshape(n, n)
-        for key in ("names", "fixed", "at_bound"):
+        for key in ("names", "fixed", "at_bound", "steps"):
             values[key] = tuple(values[key])
         values["minos"] = {k: (_number(v[0]), _number(v[1])) for k, v in values["minos"].items()}
         values["twice_nll"], values["edm"] = _number(values["twice_nll"]), _number(values["edm"])
