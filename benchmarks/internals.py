@@ -68,6 +68,8 @@ class _Counting:
         self._likelihood, self._calls = likelihood, calls
 
     def __getattr__(self, name: str) -> Any:
+        if name == "holding":  # would hand out a likelihood that does not count
+            raise AttributeError(name)
         target = getattr(self._likelihood, name)
         if name not in _CALLS:
             return target

@@ -111,9 +111,11 @@ def _spread(work: Callable[[int, int], None], portions: int, threads: int | None
     if n < 2 or small:
         work(0, portions)
         return
-    edges = [portions * t // n for t in range(n + 1)]
-    for done in [_executor(os.getpid(), n).submit(work, a, b) for a, b in pairwise(edges)]:
-        done.result()
+    first, *rest = pairwise(portions * t // n for t in range(n + 1))
+    others = [_executor(os.getpid(), n - 1).submit(work, *part) for part in rest]
+    work(*first)
+    for other in others:
+        other.result()
 
 
 @cache

@@ -205,13 +205,27 @@ def _dot_columns_tile(a, base, step, rows, first, last, q, m, out):  # type: ign
 
 
 @_jit
-def _sample(a, base, step, c, s, k, g, t, e, h, h2, m):  # type: ignore[no-untyped-def]
-    """From the exponent in e (m,): e = exp(e) prod F, t = bracket e; rows h = F'/F, h2 = F''/F - h^2 of the factors.
+def _sample(a, base, step, c, s, k, g, d, t, e, h, h2, m):  # type: ignore[no-untyped-def]
+    """From the exponent in e (m,): t = bracket exp(e) prod F, d += nu t; e = t / bracket if sample c has shifts.
 
-    Rows of h and h2 are those of the factors of sample c, numbered from 0; g is the parameter point.
+    Rows of h and h2, F'/F and F''/F - h^2, are those of the factors of the sample, numbered from 0; g is the parameter
+    point.
     """
     r = base + np.uint64(s.ratio[c]) * step
     mm = np.uint64(m)
+    nu = k.nu[g, c]
+    if s.factor_first[c] == s.factor_first[c + 1] and s.shift_first[c] == s.shift_first[c + 1]:
+        if s.exponent_first[c] < s.exponent_first[c + 1]:
+            for i in range(mm):
+                x = _exp(e[i]) * np.float64(a[r + i])
+                t[i] = x
+                d[i] += nu * x
+        else:
+            for i in range(mm):
+                x = np.float64(a[r + i])
+                t[i] = x
+                d[i] += nu * x
+        return
     if s.exponent_first[c] < s.exponent_first[c + 1]:
         for i in range(mm):
             e[i] = _exp(e[i])
@@ -254,11 +268,12 @@ def _sample(a, base, step, c, s, k, g, t, e, h, h2, m):  # type: ignore[no-untyp
             t[i] += up * (np.float64(a[hi + i]) - x) + down * (x - np.float64(a[lo + i]))
     for i in range(mm):
         t[i] *= e[i]
+        d[i] += nu * t[i]
 
 
 @_jit
-def _logarithm(d, w, m, mode, threshold, w2):  # type: ignore[no-untyped-def]
-    """(sum w L, events with w and d not positive); d becomes w L1 and w2, where it has room, w L2."""
+def _logarithm(d, w, m, mode, threshold, order, w2):  # type: ignore[no-untyped-def]
+    """(sum w L, events with w and d not positive); for the derivatives d becomes w L1, and w2 becomes w L2."""
     mm = np.uint64(m)
     total, bad = 0.0, 0
     if mode == 1:
@@ -270,16 +285,19 @@ def _logarithm(d, w, m, mode, threshold, w2):  # type: ignore[no-untyped-def]
         return total, bad
     low = 0
     for i in range(mm):
+        total += w[i] * _log(d[i])
         low += 0 if d[i] >= threshold and d[i] > 1e-300 and d[i] < 1e300 else 1
     if low == 0:
-        for i in range(mm):
-            total += w[i] * _log(d[i])
-        if w2.size:
+        if order == 1:
             for i in range(mm):
-                w2[i] = -w[i] / (d[i] * d[i])
-        for i in range(mm):
-            d[i] = w[i] / d[i]
+                d[i] = w[i] / d[i]
+        elif order == 2:
+            for i in range(mm):
+                x = 1.0 / d[i]
+                d[i] = w[i] * x
+                w2[i] = -w[i] * x * x
         return total, bad
+    total = 0.0
     for i in range(mm):
         x = d[i]
         safe = threshold if x < threshold else x
@@ -389,13 +407,10 @@ def add_sums(  # type: ignore[no-untyped-def]
                     else:
                         _add_columns(a, base, step, s.exponent_row, j0, j1, k.exponent[g0], m, e[c, 0])
                     for g in range(together):
-                        tc, dg, nu = t[c, g], d[g], k.nu[g0 + g, c]
-                        _sample(a, base, step, c, s, k, g0 + g, tc, e[c, g], h[c, g], h2[c, g], m)
-                        for i in range(mm):
-                            dg[i] += nu * tc[i]
+                        _sample(a, base, step, c, s, k, g0 + g, d[g], t[c, g], e[c, g], h[c, g], h2[c, g], m)
                 for g in range(together):
                     wg = weights[g0 + g if len(weights) > 1 else 0, event : event + m]
-                    value, wrong = _logarithm(d[g], wg, m, mode, threshold, w2[:m])
+                    value, wrong = _logarithm(d[g], wg, m, mode, threshold, order, w2[:m])
                     values[portion, g0 + g] += value
                     bad[portion, g0 + g] += wrong
                 if order > 0:
@@ -513,7 +528,7 @@ def write_densities(a, where, s, k, first, last, out):  # type: ignore[no-untype
     for c in range(c_all):
         factors = max(factors, s.factor_first[c + 1] - s.factor_first[c])
     step = np.uint64(size)
-    e, h, h2 = np.empty(unit), np.empty((factors, unit)), np.empty((factors, unit))
+    d, e, h, h2 = np.zeros(unit), np.empty(unit), np.empty((factors, unit)), np.empty((factors, unit))
     for block in range(first, last):
         for o in range(0, min(size, events - block * size), unit):
             base = np.uint64(block) * np.uint64(columns) * step + np.uint64(o)
@@ -524,5 +539,5 @@ def write_densities(a, where, s, k, first, last, out):  # type: ignore[no-untype
                 rows, j0, j1 = s.exponent_row, s.exponent_first[c], s.exponent_first[c + 1]
                 _add_columns(a, base, step, rows, j0, j1, k.exponent[0], m, e)
                 t = out[start : start + m]
-                _sample(a, base, step, c, s, k, 0, t, e, h, h2, m)
+                _sample(a, base, step, c, s, k, 0, d, t, e, h, h2, m)
                 t *= k.nu[0, c]
