@@ -30,3 +30,22 @@ def test_the_commands_exist():
 def test_the_pictures_exist():
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / picture).is_file(), picture
+
+
+def test_the_likelihood_page_is_true(monkeypatch):
+    import numpy as np
+
+    import nuratio
+
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "likelihood.md").read_text()
+    workspace = nuratio.Workspace.load("workspaces/zprime")
+    model = workspace.model(kernel="numpy")
+    theta = np.array(model.config.suggested_init())
+    names = {"model": model, "data": workspace.data(model), "theta": theta, "thetas": [theta, 0.9 * theta]}
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "likelihood.md", "exec"), names)
+    assert names["hessian"].shape == (len(theta), len(theta))
+    assert names["values"][0] == names["value"]
+    for file in re.findall(r"`(benchmarks/\w+\.py)`|\]\(\.\./([\w/.]+)\)", page):
+        assert (ROOT / "".join(file)).is_file(), file

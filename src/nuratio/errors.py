@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "CompilationWarning",
     "FitFailed",
     "InvalidConfig",
     "InvalidData",
@@ -79,6 +80,10 @@ class LeakageWarning(NuratioWarning):
 
 class NormalisationWarning(NuratioWarning):
     """A normalisation that is off by more than its statistical error allows."""
+
+
+class CompilationWarning(NuratioWarning):
+    """Compiled code cannot be kept on disk."""
 
 
 class PoolDensityWarning(NuratioWarning):

@@ -8,6 +8,8 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import nuratio.model
+from nuratio.errors import CompilationWarning
+from nuratio.model import compiling
 
 FOLDER = Path(nuratio.model.__file__).parent
 MODULES = sorted(
@@ -35,3 +37,16 @@ def test_a_compiled_function_calls_none_of_another_file(module):
         called = [vars(sys.modules[module]).get(name) for name in code.co_names]
         for other in (f for f in called if isinstance(f, Dispatcher)):
             assert other.py_func.__module__ == module, f"{function.py_func.__name__} calls {other.py_func.__name__}"
+
+
+def test_without_a_folder_to_write_to_it_compiles_every_time(monkeypatch):
+    def njit(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available for file")
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(compiling, "njit", njit)
+    with pytest.warns(CompilationWarning, match="NUMBA_CACHE_DIR"):
+        function, options = compiling.compiler(fastmath=True)(abs)
+    assert function is abs
+    assert options == {"nogil": True, "error_model": "numpy", "fastmath": True}

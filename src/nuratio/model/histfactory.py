@@ -13,16 +13,16 @@ s = M dA/dtheta of its shift, d nu / d theta_k = nu l_k + s_k, and d2 nu / d the
 s_j l_k for j != k.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidModel
+from nuratio.model.compiling import compiler
 from nuratio.model.interpolation import (
     ADDITIVE_CODES,
     MULTIPLICATIVE,
@@ -36,7 +36,7 @@ __all__ = ["HistFactory", "Rates"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy")
+_jit = compiler()
 
 # A factor of zero (mu = 0) is replaced by this where the product is divided by it again: M and its logarithmic
 # derivative then multiply to the exact derivative. With four or more such factors M underflows, and all of them vanish.

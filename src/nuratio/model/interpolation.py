@@ -17,12 +17,12 @@ References: HistFactory, CERN-OPEN-2012-016; the behaviour is pyhf's where pyhf 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from pyhf.interpolators import code2 as _pyhf_code2
+
+from nuratio.model.compiling import compiler
 
 __all__ = [
     "ADDITIVE",
@@ -41,7 +41,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy")
+_jit = compiler()
 
 # --- additive codes
 

@@ -4,20 +4,18 @@ Each is -2 ln of its probability relative to the largest one the datum can have,
 is left out (`saturated`) does not depend on the parameters.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
+
+from nuratio.model.compiling import compiler
 
 __all__ = ["add_constraints", "poisson", "poisson_bins", "saturated"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy")
+_jit = compiler()
 
 
 def saturated(n: Floats) -> float:

@@ -4,12 +4,13 @@ All that numba compiles for the events is in this file: its cache on disk knows 
 what the file imports. The arrays' meaning is explained in `nuratio.model.kernels.program`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from nuratio.model.compiling import compiler
 
 __all__ = ["Coefficients", "Structure", "add_sums", "write_densities"]
 
@@ -17,7 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinities are respected
-_jit: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+_jit = compiler(fastmath=_FAST)
 
 
 class Structure(NamedTuple):
