@@ -5,9 +5,12 @@ what the file imports. The arrays' meaning is explained in `nuratio.model.kernel
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from nuratio.model.compiling import compiler
@@ -19,6 +22,8 @@ Ints = NDArray[np.int64]
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinities are respected
 _jit = compiler(fastmath=_FAST)
+
+_AHEAD = 4096  # numbers between the one in use and the one that is fetched
 
 
 class Structure(NamedTuple):
@@ -113,12 +118,43 @@ def _log(x):  # type: ignore[no-untyped-def]
     return k * 6.93147180369123816490e-01 - ((h - (s * (h + p * z) + k * 1.90821492927058770002e-10)) - f)
 
 
+_intrinsic: Any = intrinsic  # what it makes is called without the first argument
+
+
+@_intrinsic
+def _prefetch(typing_context, a, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of a[index], which may lie beyond the end of the array."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        number, byte = ir.IntType(32), ir.PointerType(ir.IntType(8))
+        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+        offset = builder.mul(arguments[1], ir.Constant(arguments[1].type, size))
+        address = builder.gep(builder.bitcast(array.data, byte), [offset])
+        function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], function_type)
+        builder.call(function, [address, number(0), number(3), number(1)])  # to read, into all caches, data
+        return context.get_dummy_value()
+
+    return types.void(a, index), generate
+
+
 @_jit
 def _add_columns(a, base, step, rows, first, last, u, m, out):  # type: ignore[no-untyped-def]
-    """out[i] += sum_t u[t] a[column t, i]."""
+    """out[i] += sum_t u[t] a[column t, i].
+
+    Columns follow each other in memory. The processor's own prefetching ends with each page of 4 kB, about one column:
+    it is told what comes next.
+    """
+    whole = np.uint64(m - m % 64)
     for t in range(first, last):
         x, at = u[t], base + np.uint64(rows[t]) * step
-        for i in range(np.uint64(m)):
+        for start in range(np.uint64(0), whole, np.uint64(64)):
+            for i in range(np.uint64(0), np.uint64(64), np.uint64(64 // a.itemsize)):
+                _prefetch(a, at + start + i + np.uint64(_AHEAD))
+            for i in range(np.uint64(64)):
+                out[start + i] += x * np.float64(a[at + start + i])
+        for i in range(whole, np.uint64(m)):
             out[i] += x * np.float64(a[at + i])
 
 
