@@ -4,6 +4,7 @@
 or ``q0`` (discovery); `significance` gives Z. Numbers are those of `pyhf.infer.hypotest`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import norm
 from nuratio.errors import InvalidModel, did_you_mean
 from nuratio.infer.fit import Fitter, cancellation, require_poi
 from nuratio.infer.minimum import Minimum
+from nuratio.infer.profile import profile
 from nuratio.infer.results import HypotestResult, SignificanceResult
 
 __all__ = ["TEST_STATISTICS", "Tester", "hypotest", "significance"]
@@ -82,13 +84,17 @@ class _Profile:
 
     def at(self, value: float) -> Minimum:
         """The conditional minimum at a POI value."""
-        if value not in self.conditional:
-            known = [self.free, *self.conditional.values()]
-            (minimum,) = self.fitter.conditional(self.poi, [value], known)
+        self.prepare([value])
+        return self.conditional[value]
+
+    def prepare(self, values: Iterable[float]) -> None:
+        """Find the conditional minima at all of these POI values, sharing passes over the events."""
+        missing = np.array(sorted(set(values) - self.conditional.keys()), dtype=np.float64)
+        known = [self.free, *self.conditional.values()]
+        for value, minimum in zip(missing.tolist(), profile(self.fitter, self.poi, missing, known), strict=True):
             if minimum.valid and minimum.value < self.free.value - 1e-7:  # a better minimum than the free fit found
                 self.free = self._note("free fit", self.fitter.minimum(near=minimum))
             self.conditional[value] = self._note(f"{self.poi} = {value:.6g}", minimum)
-        return self.conditional[value]
 
     def statistic(self, value: float, test_stat: str) -> float:
         """The test statistic for a POI value, never below zero."""
@@ -139,6 +145,12 @@ class Tester:
         self.asimov = _Profile(
             Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, generated_at=background
         )
+
+    def prepare(self, poi_values: Iterable[float]) -> None:
+        """Make the fits for all of these POI values together; `test` then has them."""
+        values = [float(v) for v in poi_values]
+        for data in (self.observed, self.asimov):
+            data.prepare(values)
 
     def test(self, poi_value: float) -> HypotestResult:
         """The result for one POI value."""

@@ -83,9 +83,10 @@ def upper_limit(
         if curve(above, which) <= 0:
             raise FitFailed(f"CLs is below {level} already at {tester.poi} = {above:.6g}")
         limits.append(float(brentq(curve, above, below, args=(which,), rtol=rtol, xtol=rtol * below)))
-    for value in np.linspace(low, 1.1 * max(limits), points):
-        if value <= bound:
-            test(float(value))
+    band = [v for v in np.linspace(low, 1.1 * max(limits), points).tolist() if v <= bound]
+    tester.prepare(band)
+    for value in band:
+        test(value)
     scan = tuple(done[v] for v in sorted(done))
     problems = [r.message for r in scan if not r.valid]
     return LimitResult(

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nuratio.infer.fit import Fitter, require_poi
-from nuratio.infer.minimum import Minimum
+from nuratio.infer.profile import profile
 from nuratio.infer.results import ScanResult
 
 __all__ = ["scan"]
-
-Floats = NDArray[np.float64]
 
 
 def scan(
@@ -51,7 +49,7 @@ def scan(
         grid = np.linspace(max(low, ends[0]), min(high, ends[1]), points)
     else:
         grid = np.sort(np.asarray(values, dtype=np.float64))
-    fits = _profile(fitter, parameter, grid, free)
+    fits = profile(fitter, parameter, grid, [free])
     lowest = min(fits, key=lambda m: m.value)
     if lowest.valid and lowest.value < free.value - 1e-6:
         free = fitter.minimum(near=lowest)
@@ -63,29 +61,3 @@ def scan(
         profiled=np.array([m.theta for m in fits]),
         bestfit=fitter.result(free),
     )
-
-
-def _profile(fitter: Fitter, parameter: str, grid: Floats, free: Minimum) -> list[Minimum]:
-    """Conditional minima on a grid in increasing order."""
-    split = int(np.searchsorted(grid, free.theta[fitter.index(parameter)]))
-    sides = [list(range(split, len(grid))), list(range(split))[::-1]]  # each from the best fit outwards
-    groups = _halving(sides) if hasattr(fitter.likelihood, "many") else _outwards(sides)
-    minima: dict[int, Minimum] = {}
-    for group in groups:
-        values = [float(grid[j]) for j in group]
-        minima |= dict(zip(group, fitter.conditional(parameter, values, [free, *minima.values()]), strict=True))
-    return [minima[j] for j in range(len(grid))]
-
-
-def _outwards(sides: list[list[int]]) -> list[list[int]]:
-    """Point by point: each is predicted from its neighbours, the fewest evaluations."""
-    return [[j] for side in sides for j in side]
-
-
-def _halving(sides: list[list[int]]) -> list[list[int]]:
-    """The middle of each side, then the middles of what is left: groups that grow, evaluated in one pass each."""
-    groups, rest = [], sides
-    while rest := [part for part in rest if part]:
-        groups.append([part[len(part) // 2] for part in rest])
-        rest = [half for part in rest for half in (part[: len(part) // 2], part[len(part) // 2 + 1 :])]
-    return groups
