@@ -6,6 +6,7 @@ density over the pool, exact for every combination at the cost of a pass over th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -64,14 +65,32 @@ class Powers:
         slot = np.array([position[p] for p in numbers[:, :, 0].ravel().tolist()], dtype=np.int64).reshape(-1, 2)
         return cls(slot, np.ascontiguousarray(numbers[:, :, 1]))
 
-    def at(self, alpha: Floats) -> tuple[Floats, Floats, Floats]:
-        """phi (T,), its derivatives by j and k (T, 2), and second ones by jj, kk, jk (T, 3)."""
-        x, p = alpha[self.slot], self.power
-        f = x**p
-        f1 = p * x ** np.maximum(p - 1, 0)
-        f2 = p * (p - 1) * x ** np.maximum(p - 2, 0)
-        other = f[:, ::-1]
-        return f.prod(1), f1 * other, np.column_stack([f2 * other, f1.prod(1)])
+    def at(self, alpha: Floats) -> tuple[Floats, Floats]:
+        """phi (T,) and its derivatives by j and k (T, 2)."""
+        x, p, k = self._ladder(alpha), self.power, self.slot
+        f = x[p, k]
+        return f[:, 0] * f[:, 1], p * x[self._lower, k] * f[:, ::-1]
+
+    def second(self, alpha: Floats) -> Floats:
+        """Second derivatives by jj, kk, jk, shape (T, 3)."""
+        x, p, k = self._ladder(alpha), self.power, self.slot
+        own = p * (p - 1) * x[np.maximum(p - 2, 0), k] * x[p, k][:, ::-1]
+        return np.column_stack([own, (p * x[self._lower, k]).prod(1)])
+
+    def _ladder(self, alpha: Floats) -> Floats:
+        """alpha to the powers 0, 1, 2, ..., a row each."""
+        x = np.ones((self.power.max(initial=0) + 1, len(alpha)))
+        for row in range(1, len(x)):
+            x[row] = x[row - 1] * alpha
+        return x
+
+    @cached_property
+    def _lower(self) -> Ints:
+        return np.maximum(self.power - 1, 0)
+
+    def pull(self, weight: Floats, first: Floats, n: int) -> Floats:
+        """sum_t weight_t d phi_t / d alpha, shape (n,), with the derivatives from `at`."""
+        return np.bincount(self.slot.ravel(), (weight[:, None] * first).ravel(), n).astype(np.float64, copy=False)
 
     def jacobian(self, first: Floats, n: int) -> Floats:
         """d phi_t / d alpha, shape (T, n), with the derivatives from `at`."""
@@ -80,7 +99,7 @@ class Powers:
         return out
 
     def curvature(self, weight: Floats, second: Floats, n: int) -> Floats:
-        """sum_t weight_t d2 phi_t / d alpha d alpha', shape (n, n), with the second derivatives from `at`."""
+        """sum_t weight_t d2 phi_t / d alpha d alpha', shape (n, n), with the second derivatives from `second`."""
         j, k = self.slot.T
         h = np.zeros((n, n))
         np.add.at(h, (j, j), weight * second[:, 0])
@@ -110,13 +129,14 @@ class Cumulant:
     def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
         """See `Normalisation`."""
         n = len(alpha)
-        phi, first, second = self.powers.at(alpha)
+        phi, first = self.powers.at(alpha)
         tilt = self.mean + self.covariance @ phi
-        jacobian = self.powers.jacobian(first, n)
         curvature = np.empty((0, 0))
         if hessian:
-            curvature = jacobian.T @ self.covariance @ jacobian + self.powers.curvature(tilt, second, n)
-        return float(np.exp(-phi @ (self.mean + tilt) / 2)), tilt @ jacobian, curvature
+            jacobian = self.powers.jacobian(first, n)
+            curvature = jacobian.T @ self.covariance @ jacobian
+            curvature += self.powers.curvature(tilt, self.powers.second(alpha), n)
+        return float(np.exp(-phi @ (self.mean + tilt) / 2)), self.powers.pull(tilt, first, n), curvature
 
 
 @dataclass(frozen=True, eq=False)

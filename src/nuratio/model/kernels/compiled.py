@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 
 _PORTIONS = 64
 _HESSIAN_PORTIONS = 16
+_PIECES = 2  # of the work, for each thread
 _SMALL = 1 << 18  # numbers below which a second thread costs more than it gives
 
 
@@ -111,9 +112,15 @@ def _spread(work: Callable[[int, int], None], portions: int, threads: int | None
     if n < 2 or small:
         work(0, portions)
         return
-    first, *rest = pairwise(portions * t // n for t in range(n + 1))
-    others = [_executor(os.getpid(), n - 1).submit(work, *part) for part in rest]
-    work(*first)
+    pieces = min(_PIECES * n, portions)
+    parts = iter(list(pairwise(portions * t // pieces for t in range(pieces + 1))))
+
+    def take() -> None:
+        for part in parts:  # whoever is free takes the next: a thread that wakes up late finds less to do
+            work(*part)
+
+    others = [_executor(os.getpid(), n - 1).submit(take) for _ in range(n - 1)]
+    take()
     for other in others:
         other.result()
 

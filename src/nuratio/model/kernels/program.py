@@ -119,8 +119,8 @@ class Program:
         inside = np.array([v.code == "code4" for v in factors], dtype=bool) & (np.abs(alpha) < 1)
         return Coefficients(
             nu=nu[None],
-            exponent=np.concatenate([value for value, _, _ in phi])[None],
-            exponent_first=np.concatenate([slope for _, slope, _ in phi])[None],
+            exponent=np.concatenate([value for value, _ in phi])[None],
+            exponent_first=np.concatenate([slope for _, slope in phi])[None],
             factor_kind=np.where(inside, 2, np.where(alpha >= 0, 0, 1)).astype(np.int64)[None],
             factor_alpha=alpha[None],
             factor_poly=np.array([code4_polynomial(a) for a in alpha], dtype=np.float64).reshape(1, -1, 3, 6),
@@ -154,7 +154,7 @@ class Program:
         for c, (sample, powers) in enumerate(zip(self.samples, self.powers, strict=True)):
             if sample.exponent:
                 at = c_all + s.par[s.slot_first[c] : s.slot_first[c + 1]]
-                _, _, second = powers.at(theta[list(sample.par)])
+                second = powers.second(theta[list(sample.par)])
                 weight = nu[c] * sums.exponent[s.exponent_first[c] : s.exponent_first[c + 1]]
                 out[np.ix_(at, at)] += powers.curvature(weight, second, len(at))
         return out
