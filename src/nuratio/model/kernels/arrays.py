@@ -27,11 +27,11 @@ class SampleBlock(NamedTuple):
 
     t (m,) is the density; t times ``log_first`` (J, m) are its derivatives in the nuisances of exponent and factors;
     ``shift_first`` (S, m) are those in the nuisances of the shifts. ``factor_second`` (J, m) is F''/F - (F'/F)^2 and
-    ``shift_second`` (S, m) the second derivative of the shifts; ``factor`` is t over the bracket.
+    ``shift_second`` (S, m) the second derivative of the shifts; ``slopes`` are F'/F (m,) of each factor.
     """
 
     t: Array
-    factor: Array
+    slopes: list[Array]
     log_first: Array
     factor_second: Array
     shift_first: Array
@@ -70,24 +70,26 @@ def _sample(program: Program, k: Coefficients, c: int, x: Array) -> SampleBlock:
     multiplied = int(s.multiplied[c])
     terms = slice(s.exponent_first[c], s.exponent_first[c + 1])
     columns = x[s.exponent_row[terms].tolist()]
-    slope = program.powers[c].jacobian(k.exponent_first[0, terms], n).T
+    jacobian = program.powers[c].jacobian(k.exponent_first[0, terms], n).T
     factor = xp.exp(_like(k.exponent[0, terms], x) @ columns) if len(columns) else zero + 1
-    log_first = _like(slope[:multiplied], x) @ columns if len(columns) else xp.stack([zero] * multiplied + [zero], 0)
+    log_first = _like(jacobian[:multiplied], x) @ columns if len(columns) else xp.stack([zero] * multiplied + [zero], 0)
     log_first, factor_second = log_first[:multiplied], 0 * log_first[:multiplied]
+    slopes = []
     for f in range(s.factor_first[c], s.factor_first[c + 1]):
         up, down = (x[int(row)] / r for row in s.factor_row[f])
         alpha, slot = float(k.factor_alpha[0, f]), int(s.factor_slot[f])
         if k.factor_kind[0, f] < 2:
-            step = xp.log(up) if k.factor_kind[0, f] == 0 else -xp.log(down)
-            factor = factor * xp.exp(alpha * step)
-            log_first[slot] += step
+            slope = xp.log(up) if k.factor_kind[0, f] == 0 else -xp.log(down)
+            factor = factor * xp.exp(alpha * slope)
         else:
             ln_up, ln_down = xp.log(up), xp.log(down)
             matched = xp.stack([up - 1, down - 1, ln_up * up, -ln_down * down, ln_up**2 * up, ln_down**2 * down], 0)
             value, first, second = _like(k.factor_poly[0, f], x) @ matched
+            slope = first / (1 + value)
             factor = factor * (1 + value)
-            log_first[slot] += first / (1 + value)
-            factor_second[slot] += second / (1 + value) - (first / (1 + value)) ** 2
+            factor_second[slot] += second / (1 + value) - slope**2
+        log_first[slot] += slope
+        slopes.append(slope)
     bracket = r
     first_rows, second_rows = [zero] * (n - multiplied), [zero] * (n - multiplied)
     for f in range(s.shift_first[c], s.shift_first[c + 1]):
@@ -100,7 +102,7 @@ def _sample(program: Program, k: Coefficients, c: int, x: Array) -> SampleBlock:
     empty = log_first[:0]
     return SampleBlock(
         bracket * factor,
-        factor,
+        slopes,
         log_first,
         factor_second,
         xp.stack(first_rows, 0) if first_rows else empty,
@@ -178,8 +180,7 @@ def _point(
     for c, block in enumerate(blocks):
         q = block.t * w1
         exponent.append(x[s.exponent_row[s.exponent_first[c] : s.exponent_first[c + 1]].tolist()] @ q)
-        for f in range(s.factor_first[c], s.factor_first[c + 1]):
-            factor.append(_factor_slope(k, f, x, int(s.ratio[c]), s.factor_row[f]) @ q)
+        factor += [slope @ q for slope in block.slopes]
         for f in range(s.shift_first[c], s.shift_first[c + 1]):
             shift.append(block.shift_first[int(s.shift_slot[f] - s.multiplied[c])] @ w1)
     empty = 0 * w[:0]
@@ -193,18 +194,6 @@ def _point(
         hessian,
         bad,
     )
-
-
-def _factor_slope(k: Coefficients, f: int, x: Array, ratio: int, rows: Any) -> Array:
-    """F'/F of one factor."""
-    xp = _namespace(x)
-    up, down = (x[int(row)] / x[ratio] for row in rows)
-    if k.factor_kind[0, f] < 2:
-        return xp.log(up) if k.factor_kind[0, f] == 0 else -xp.log(down)
-    ln_up, ln_down = xp.log(up), xp.log(down)
-    matched = xp.stack([up - 1, down - 1, ln_up * up, -ln_down * down, ln_up**2 * up, ln_down**2 * down], 0)
-    value, first, _ = _like(k.factor_poly[0, f], x) @ matched
-    return first / (1 + value)
 
 
 def _hessian(program: Program, k: Coefficients, blocks: list[SampleBlock], t: Array, w1: Array, w2: Array) -> Array:
