@@ -120,3 +120,18 @@ def test_a_normsys_without_positive_anchors_is_refused():
                 validate=False, modifier_settings={"normsys": {"interpcode": "code1"}}
             )
         )
+
+
+@pytest.mark.parametrize("norm", ["code1", "code4"])
+@pytest.mark.parametrize("hist", ["code0", "code2", "code4p"])
+def test_declared_kinks_are_where_slopes_jump(norm, hist, rng):
+    settings = {"normsys": {"interpcode": norm}, "histosys": {"interpcode": hist}}
+    pdf = pyhf.Workspace(analytic.binned_spec()).model(modifier_settings=settings)
+    likelihood = Model.from_pyhf(pdf).likelihood(pyhf.Workspace(analytic.binned_spec()).data(pdf))
+    theta = analytic.random_point(likelihood.model, rng, 0.3)
+    jumps = []
+    for k in range(len(theta)):
+        sides = [np.where(np.arange(len(theta)) == k, side, theta) for side in (1e-300, -1e-300)]
+        right, left = (likelihood.gradient(s)[k] if np.isfinite(s[k]) else 0.0 for s in sides)
+        jumps.append(pdf.config.suggested_bounds()[k][0] < 0 and abs(right - left) > 1e-9)
+    np.testing.assert_array_equal(jumps, likelihood.kinks)

@@ -200,10 +200,9 @@ class Fitter:
             messages.append(cancellation(lines))
         covariance = np.full((n, n), np.nan)
         if hesse:
-            covariance, problem = self._covariance(minimum, held)
-            if problem:
-                valid = False
-                messages.append(problem)
+            covariance, positive, note = self._covariance(minimum, held)
+            valid = valid and positive
+            messages += [note] if note else []
         intervals: dict[str, tuple[float, float]] = {}
         for name in minos:
             intervals[name], note = self._minos(name, minimum, held, covariance)
@@ -228,28 +227,27 @@ class Fitter:
             calls=minimum.calls,
         )
 
-    def _covariance(self, minimum: Minimum, held: NDArray[np.bool_]) -> tuple[Floats, str]:
-        """Twice the inverse of the exact Hessian, and what is wrong with it.
+    def _covariance(self, minimum: Minimum, held: NDArray[np.bool_]) -> tuple[Floats, bool, str]:
+        """Twice the inverse of the exact Hessian, whether it is one, and what is to be said of it.
 
-        Parameters at a bound where -2 ln L is not convex (a square root at zero) count as fixed.
+        Where it is not positive definite, parameters at a bound (a square root at zero) and then those at a kink count
+        as fixed.
         """
         hessian = minimum.hessian
         if hessian is None:
             hessian = self.likelihood.derivatives(minimum.theta, hessian=True)[2]
         covariance = np.zeros_like(hessian)
-        free = np.flatnonzero(~held)
-        for indices in (free, np.flatnonzero(~(held | minimum.at_bound))):
-            block = hessian[np.ix_(indices, indices)]
-            try:
-                if not np.isfinite(block).all():
-                    continue
-                np.linalg.cholesky(block)
-                covariance[np.ix_(indices, indices)] = 2 * np.linalg.inv(block)
-                return covariance, ""
-            except np.linalg.LinAlgError:
-                continue
-        covariance[np.ix_(free, free)] = np.nan
-        return covariance, "HESSE: the Hessian is not positive definite"
+        outside = held
+        for more in (held, minimum.at_bound, minimum.at_kink):
+            outside = outside | more
+            indices = np.ix_(~outside, ~outside)
+            if np.isfinite(hessian[indices]).all() and _positive_definite(hessian[indices]):
+                covariance[indices] = 2 * np.linalg.inv(hessian[indices])
+                names = [n for n, kink in zip(self.names, outside & minimum.at_kink, strict=True) if kink]
+                note = f"HESSE: parameters at a kink count as fixed: {', '.join(names)}" if names else ""
+                return covariance, True, note if more is minimum.at_kink else ""
+        covariance[np.ix_(~held, ~held)] = np.nan
+        return covariance, False, "HESSE: the Hessian is not positive definite"
 
     def _minos(
         self, name: str, minimum: Minimum, held: NDArray[np.bool_], covariance: Floats
@@ -287,3 +285,11 @@ class Fitter:
             return np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
         center, width = self.model.constraint_widths(self.data[self.model.config.nmaindata :])
         return center, width
+
+
+def _positive_definite(matrix: Floats) -> bool:
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return False
+    return True

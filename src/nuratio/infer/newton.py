@@ -159,9 +159,13 @@ def find_kinks(
 ) -> Mask | None:
     """Parameters for which -2 ln L has a kink at zero, besides the known ones; ``known`` itself if there are no more.
 
-    A kink is where the slopes on both sides of zero differ; all parameters are looked at at once.
+    An objective may declare them (``kinks``); else a kink is where the slopes on both sides of zero differ, with all
+    parameters looked at at once.
     """
     candidates = ~fixed & (lower < 0) & (upper > 0)
+    declared = getattr(evaluations.objective, "kinks", None)
+    if declared is not None:
+        return known if known is not None or not (declared & candidates).any() else declared & candidates
     if not candidates.any():
         return known
     right, left = (evaluations.gradient(np.where(candidates, side, theta)) for side in (_ASIDE, -_ASIDE))

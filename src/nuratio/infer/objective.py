@@ -23,7 +23,8 @@ class Objective(Protocol):
 
     One that has ``many(thetas)``, from points (M, P) to values (M,) and gradients (M, P), is asked for many at a time
     where that is possible; one that has ``holding(fixed)`` is told which parameters (P,) stay where they are in a fit,
-    and returns an objective that may leave out derivatives in them.
+    and returns an objective that may leave out derivatives in them; one that knows in which parameters it has a kink at
+    zero says so in ``kinks`` (P,).
     """
 
     def value(self, theta: Floats, /) -> float:

@@ -119,8 +119,8 @@ class FitResult(_Result):
         Best-fit values and symmetric uncertainties (square roots of the covariance's diagonal; 0 for fixed
         parameters, NaN where HESSE was not asked for).
     covariance : ndarray, shape (P, P)
-        Inverse Hessian of -ln L; rows of fixed parameters, and of those at a bound where -2 ln L is not convex, are 0;
-        all NaN without HESSE.
+        Inverse Hessian of -ln L; rows of fixed parameters are 0, and, where it would not be positive definite, those of
+        parameters at a bound or (the message says so) at a kink; all NaN without HESSE.
     twice_nll : float
         -2 ln L at the best fit.
     valid : bool

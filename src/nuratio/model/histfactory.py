@@ -237,6 +237,16 @@ class HistFactory:
         bin_of = np.repeat(np.arange(len(first) - 1), np.diff(first))
         return np.bincount(bin_of, np.abs(self.nominal[cell])).astype(np.float64)
 
+    @cached_property
+    def kinks(self) -> NDArray[np.bool_]:
+        """Parameters in which rates have a kink at zero, shape (F,): codes 0 and 1 between unequal sides."""
+        layout, out = self._layout, np.zeros(self.n_parameters, dtype=bool)
+        if not layout.code4:
+            out[layout.norm_par[np.abs(layout.norm_ln_lo + layout.norm_ln_hi) > 1e-12]] = True
+        if layout.additive == ADDITIVE_CODES["code0"]:
+            out[layout.shifting[layout.shift[layout.up != layout.down]]] = True
+        return out
+
     @property
     def cells_of_bins(self) -> tuple[Ints, Ints]:
         """(first, cell): the cells of bin b are ``cell[first[b] : first[b + 1]]``."""

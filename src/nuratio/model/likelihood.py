@@ -61,6 +61,16 @@ class Likelihood:
         return BinnedTerm.compile(model.rates, model.constraints, self.counts, self.aux, self.relative_threshold)
 
     @cached_property
+    def kinks(self) -> NDArray[np.bool_]:
+        """Parameters in which -2 ln L may have a kink at zero, shape (P,): interpolation codes 0 and 1."""
+        full = self.model.rates.kinks.copy()
+        for channel in self.model.unbinned.values():
+            full[list(channel.kinks)] = True
+        out = np.zeros(len(self.model.parameters.names), dtype=bool)
+        out[: len(self.model.parameters.own)] = full[list(self.model.parameters.own)]
+        return out
+
+    @cached_property
     def exact(self) -> "Likelihood":
         """The same without any continuation: right wherever all densities are positive, however small."""
         return replace(self, relative_threshold=_EXACT)

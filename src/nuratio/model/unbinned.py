@@ -66,6 +66,12 @@ class UnbinnedChannel:
         """The K nuisances with a shape effect in this channel (companion indices, sorted)."""
         return tuple(sorted({p for s in self.samples for p in s.par}))
 
+    @property
+    def kinks(self) -> tuple[int, ...]:
+        """Nuisances in which shapes may have a kink at zero: those of codes 0 and 1."""
+        variations = [v for s in self.samples for v in (*s.factors, *s.shifts)]
+        return tuple(sorted({v.par for v in variations if v.code in ("code0", "code1")}))
+
     def program(self, table: RatioTable) -> Program:
         """The samples, compiled for the columns of a table."""
         return Program.compile(self.samples, table.names, self.nuisances)
