@@ -18,7 +18,7 @@ from time import perf_counter
 from fits import call_counts, fits
 from measure import Section, machine
 from memory import larger_than_memory, resident
-from passes import many, passes
+from passes import many, on_device, passes
 from precision import precision
 from problem import Size
 from published import hypothesis_tests, published
@@ -38,6 +38,7 @@ def whole(arguments: argparse.Namespace) -> dict[str, Callable[[], Section]]:
     return {
         "passes": lambda: passes([SMALL, MEDIUM, LARGE], rounds=9),
         "many": lambda: many(MEDIUM, rounds=3),
+        "gpu": lambda: on_device(Size(1_000_000, 5, 100), rounds=5),
         "fits": lambda: fits(SMALL, rounds=3),
         "calls": lambda: call_counts([SMALL, Size(100_000, 3, 50), Size(100_000, 3, 100)]),
         "scan": lambda: scans(Size(100_000, 3, 50), rounds=2),
@@ -57,6 +58,7 @@ def quick(arguments: argparse.Namespace) -> dict[str, Callable[[], Section]]:
     return {
         "passes": lambda: passes([small], rounds=2),
         "many": lambda: many(small, points=(4,), rounds=1),
+        "gpu": lambda: on_device(small, rounds=1),
         "fits": lambda: fits(small, rounds=1),
         "calls": lambda: call_counts([small]),
         "scan": lambda: scans(small, points=5, rounds=1),

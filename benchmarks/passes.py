@@ -11,7 +11,9 @@ from measure import Section, interleave
 from numpy.typing import NDArray
 from problem import Problem, Size
 
-__all__ = ["likelihood", "many", "moving", "passes"]
+import nuratio
+
+__all__ = ["likelihood", "many", "moving", "on_device", "passes"]
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -27,9 +29,9 @@ def streaming_read(numbers: NDArray[np.float32], pool: ThreadPoolExecutor) -> fl
     return float(sum(pool.map(_sum, np.array_split(numbers, threads()))))
 
 
-def likelihood(problem: Problem) -> tuple[Any, NDArray[np.float64]]:
+def likelihood(problem: Problem, **options: Any) -> tuple[Any, NDArray[np.float64]]:
     """The likelihood of the observed data, and theta* in the model's order of parameters."""
-    model = problem.workspace.model()
+    model = problem.workspace.model(**options)
     truth = dict(zip(problem.parameters, problem.truth, strict=True))
     theta = np.array([truth[name] for name in model.config.par_names])
     return model.likelihood(problem.workspace.data(model)), theta
@@ -105,4 +107,37 @@ def many(size: Size, *, points: tuple[int, ...] = (8, 32), rounds: int) -> Secti
         ("points", "separate / together"),
         tuple(rows),
         numbers,
+    )
+
+
+def on_device(size: Size, *, rounds: int, device: str = "cuda") -> Section:
+    """The torch kernel against a read of the same numbers on its device, and its minimum against the compiled one's."""
+    import torch
+
+    title = "The torch kernel on a GPU"
+    if device == "cuda" and not torch.cuda.is_available():
+        return Section(title, "Skipped: no GPU here; the tests run this kernel on the CPU.")
+    problem = Problem(size)
+    options = {"kernel": "torch", "device": device}
+    target, theta = likelihood(problem, **options)
+    numbers = torch.tensor(stored(problem.workspace.tables["observed"]), device=device)
+    times = interleave(
+        {
+            "read": lambda: float(numbers.sum()),
+            "gradient": moving(lambda t: target.derivatives(t, hessian=False), theta),
+            "hessian": moving(lambda t: target.derivatives(t, hessian=True), theta),
+        },
+        rounds=rounds,
+    )
+    here, there = (problem.workspace.model(**o) for o in ({}, options))
+    data = problem.workspace.data(here)
+    difference = nuratio.fit(there, data).twice_nll - nuratio.fit(here, data).twice_nll
+    rate = numbers.nbytes / times.median("read") / 1e9
+    return Section(
+        title,
+        f"At {size} on {torch.cuda.get_device_name() if device == 'cuda' else device}, in units of a sum of the "
+        f"table's float32 numbers there ({rate:.3g} GB/s), median / best.",
+        ("value + gradient", "value + gradient + Hessian", "2NLL of the fit minus the CPU's"),
+        ((times.ratio("gradient", "read"), times.ratio("hessian", "read"), f"{difference:+.1e}"),),
+        {"2NLL of the fit minus the CPU's": difference},
     )

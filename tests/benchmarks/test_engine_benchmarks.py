@@ -9,7 +9,7 @@ from fits import call_counts, fits
 from internals import CountingModel
 from measure import Section, interleave
 from memory import larger_than_memory, resident
-from passes import likelihood, many, passes
+from passes import likelihood, many, on_device, passes
 from precision import precision
 from problem import Problem, Size
 from published import hypothesis_tests, numerical_hessian, published
@@ -94,6 +94,11 @@ def test_passes_give_one_value():
 
 def test_many_points_at_once_are_those_one_by_one():
     assert all(difference < 1e-6 for difference in many(SMALL, points=(3,), rounds=1).numbers.values())
+
+
+def test_the_torch_kernel_reaches_the_same_minimum():
+    (difference,) = on_device(SMALL, rounds=1, device="cpu").numbers.values()
+    assert abs(difference) < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore")  # of zfit and TensorFlow, where they are installed
