@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ["errors", "data", "ratios", "training", "workspace", "model", "infer", "plots", "demo", "cli"]
+ROOMS = ["errors", "data", "ratios", "training", "workspace", "model", "infer", "interop", "plots", "demo", "cli"]
 SOURCE = Path(__file__).parents[1] / "src" / "nuratio"
 
 

@@ -34,6 +34,7 @@ def test_the_pictures_exist():
 
 def test_the_likelihood_page_is_true(monkeypatch):
     import numpy as np
+    import pyhf
 
     import nuratio
 
@@ -42,9 +43,10 @@ def test_the_likelihood_page_is_true(monkeypatch):
     workspace = nuratio.Workspace.load("workspaces/zprime")
     model = workspace.model(kernel="numpy")
     theta = np.array(model.config.suggested_init())
-    names = {"model": model, "data": workspace.data(model), "theta": theta, "thetas": [theta, 0.9 * theta]}
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(code, "likelihood.md", "exec"), names)
+    names = {"pyhf": pyhf, "model": model, "data": workspace.data(model), "theta": theta, "thetas": [theta, 0.9 * theta]}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "likelihood.md", "exec"), names)
+    assert 0 < names["cls"] < 1
     assert names["hessian"].shape == (len(theta), len(theta))
     assert names["values"][0] == names["value"]
     for file in re.findall(r"`(benchmarks/\w+\.py)`|\]\(\.\./([\w/.]+)\)", page):

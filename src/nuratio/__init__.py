@@ -49,6 +49,7 @@ __all__ = [
     "__version__",
     "fit",
     "hypotest",
+    "interop",
     "plots",
     "read_parquet",
     "read_root",
@@ -60,8 +61,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return import_module("nuratio.plots")
+    if name in ("interop", "plots"):
+        return import_module(f"nuratio.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'nuratio' has no attribute {name!r}")
