@@ -43,7 +43,8 @@ def test_the_likelihood_page_is_true(monkeypatch):
     workspace = nuratio.Workspace.load("workspaces/zprime")
     model = workspace.model(kernel="numpy")
     theta = np.array(model.config.suggested_init())
-    names = {"pyhf": pyhf, "model": model, "data": workspace.data(model), "theta": theta, "thetas": [theta, 0.9 * theta]}
+    names = {"pyhf": pyhf, "model": model, "data": workspace.data(model)}
+    names |= {"theta": theta, "thetas": [theta, 0.9 * theta]}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(code, "likelihood.md", "exec"), names)
     assert 0 < names["cls"] < 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nuratio import plots
+    from nuratio import interop, plots
     from nuratio.data.parquet import read_parquet
     from nuratio.data.root import read_root
     from nuratio.data.sample import EventSample
