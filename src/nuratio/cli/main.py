@@ -246,6 +246,117 @@ def unbin(workspace: Path, channel: str, output: Path, overwrite: bool) -> None:
     _emit({"workspace": str(output)} | _summary(new))
 
 
+# --- workspaces from workspaces
+
+
+def _read_workspace(path: Path) -> "Workspace":
+    """A workspace directory or zip, or a pyhf workspace (.json)."""
+    from nuratio.workspace.workspace import Workspace
+
+    if path.suffix == ".json" and path.is_file():
+        return Workspace.from_pyhf(_read_json(path))
+    return Workspace.load(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text())
+    except ValueError as error:
+        raise InvalidData(f"{path} is not JSON: {error}") from error
+
+
+def _output_options(command: F) -> F:
+    """Options of the commands that write a workspace; the command returns it."""
+
+    @wraps(command)
+    def with_output(output: Path, overwrite: bool, **options: Any) -> None:
+        new = command(**options)
+        new.save(output, overwrite=overwrite)
+        _emit({"workspace": str(output)} | _summary(new))
+
+    with_output = click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")(with_output)
+    with_output = click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=True, help="The new workspace: a directory or zip."
+    )(with_output)
+    return cast(F, with_output)
+
+
+def _names_options(*kinds: str, pairs: bool = False) -> Callable[[F], F]:
+    """A repeatable option for each kind of name, passed on as a list, or with ``pairs`` as a dict old -> new."""
+
+    def collect(ctx: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> Any:
+        return dict(values) if pairs else list(values)
+
+    def decorate(command: F) -> F:
+        for kind in reversed(kinds):
+            command = click.option(
+                f"--{kind.replace(' ', '-')}",
+                f"{kind.replace(' ', '_')}s",
+                type=(str, str) if pairs else str,
+                metavar="OLD NEW" if pairs else "NAME",
+                multiple=True,
+                callback=collect,
+                help=f"A {kind}. Repeatable.",
+            )(command)
+        return command
+
+    return decorate
+
+
+@cli.command()
+@click.argument("left", type=click.Path(path_type=Path))
+@click.argument("right", type=click.Path(path_type=Path))
+@click.option(
+    "--join",
+    type=click.Choice(["none", "outer", "left outer", "right outer"]),
+    default="none",
+    show_default=True,
+    help="What to do with channels and measurements that both have, as in pyhf.",
+)
+@click.option("--merge-channels", is_flag=True, help="Join the samples of binned channels that both have.")
+@_output_options
+def combine(left: Path, right: Path, join: str, merge_channels: bool) -> "Workspace":
+    """Combine the workspaces LEFT and RIGHT; parameters of the same name are shared."""
+    from nuratio.workspace.operations import combine as run
+
+    return run(_read_workspace(left), _read_workspace(right), join, merge_channels)
+
+
+@cli.command()
+@_workspace_argument
+@_names_options("modifier", "modifier type", "sample", "channel", "measurement")
+@_output_options
+def prune(workspace: Path, **names: list[str]) -> "Workspace":
+    """Remove parts of WORKSPACE; the modifier type ratiosys is that of the per-event ones."""
+    return _read_workspace(workspace).prune(**names)
+
+
+@cli.command()
+@_workspace_argument
+@_names_options("modifier", "sample", "channel", "measurement", pairs=True)
+@_output_options
+def rename(workspace: Path, **names: dict[str, str]) -> "Workspace":
+    """Rename parts of WORKSPACE: the same likelihood under other names."""
+    return _read_workspace(workspace).rename(**names)
+
+
+@cli.command()
+@_workspace_argument
+@click.argument("operations", metavar="PATCH", type=click.Path(path_type=Path))
+@_output_options
+def patch(workspace: Path, operations: Path) -> "Workspace":
+    """Apply the JSON patch PATCH (a file, or - for stdin) to WORKSPACE; event tables are kept."""
+    return _read_workspace(workspace).patch(_read_json(operations))
+
+
+@cli.command()
+@_workspace_argument
+@click.option("--algorithm", default="sha256", show_default=True, help="A hash of Python's hashlib.")
+def digest(workspace: Path, algorithm: str) -> None:
+    """Checksum of what WORKSPACE means, whatever the order of its parts."""
+    _emit({algorithm: _read_workspace(workspace).digest(algorithm)})
+
+
 # --- inference
 
 

@@ -5,7 +5,7 @@ takes any pyhf workspace. `model` and `data` are what inference needs.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,3 +224,70 @@ class Workspace:
             raise UnknownName(f"no channel {channel!r}; {did_you_mean(channel, self.channels, 'channels')}")
         spec, file, table = unbin_channel(self.spec, channel, DEFAULT_SETTINGS)
         return Workspace(spec, {**self.tables, file: table})
+
+    # --- others from it: see `nuratio.workspace.operations`
+
+    @staticmethod
+    def combine(left: "Workspace", right: "Workspace", join: str = "none", merge_channels: bool = False) -> "Workspace":
+        """Both analyses in one; parameters of the same name are the same parameter.
+
+        See `nuratio.workspace.operations.combine`.
+        """
+        from nuratio.workspace.operations import combine
+
+        return combine(left, right, join, merge_channels)
+
+    def prune(
+        self,
+        modifiers: Collection[str] = (),
+        modifier_types: Collection[str] = (),
+        samples: Collection[str] = (),
+        channels: Collection[str] = (),
+        measurements: Collection[str] = (),
+    ) -> "Workspace":
+        """The workspace without what is named; the modifier type ``ratiosys`` is that of the per-event ones.
+
+        See `nuratio.workspace.operations.prune`.
+        """
+        from nuratio.workspace.operations import prune
+
+        return prune(self, modifiers, modifier_types, samples, channels, measurements)
+
+    def rename(
+        self,
+        modifiers: Mapping[str, str] | None = None,
+        samples: Mapping[str, str] | None = None,
+        channels: Mapping[str, str] | None = None,
+        measurements: Mapping[str, str] | None = None,
+    ) -> "Workspace":
+        """The same likelihood under other names, each argument a mapping old -> new.
+
+        See `nuratio.workspace.operations.rename`.
+        """
+        from nuratio.workspace.operations import rename
+
+        return rename(self, modifiers, samples, channels, measurements)
+
+    def sorted(self) -> "Workspace":
+        """The same workspace with everything that has a name in the order of the names."""
+        from nuratio.workspace.operations import sorted_workspace
+
+        return sorted_workspace(self)
+
+    def digest(self, algorithm: str = "sha256") -> str:
+        """A checksum (hexadecimal) of what the workspace means, whatever the order of its parts; reads all tables.
+
+        See `nuratio.workspace.operations.digest`.
+        """
+        from nuratio.workspace.operations import digest
+
+        return digest(self, algorithm)
+
+    def patch(self, operations: Iterable[Mapping[str, Any]]) -> "Workspace":
+        """The workspace after a JSON patch (RFC 6902), validated; tables are kept.
+
+        See `nuratio.workspace.operations.patch`.
+        """
+        from nuratio.workspace.operations import patch
+
+        return patch(self, operations)
