@@ -308,3 +308,10 @@ def test_columns_must_fit_together():
     ):
         with pytest.raises(ValueError, match=message):
             RatioTable.from_columns(columns)
+
+
+def test_what_pyhf_cannot_build_is_one_clear_error():
+    spec = analytic.binned_spec()
+    spec["measurements"][0]["config"]["parameters"] = []  # of the lumi
+    with pytest.raises(InvalidWorkspace, match=r"pyhf cannot build the model of measurement 'm'.*lumi"):
+        Workspace.from_pyhf(spec)
