@@ -4,19 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import analytic
-from nuratio.cli.main import cli
+from command_line import run
 from nuratio.workspace.workspace import Workspace
-
-
-def run(*arguments, code=0, stdin=None):
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], input=stdin)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.stderr
-    return json.loads(result.stdout) if code == 0 else result.stderr
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import uproot
 import yaml
 from click.testing import CliRunner
 
+from command_line import run
 from nuratio.cli.main import cli
 from nuratio.demo.exact import ExactLikelihood
 from nuratio.demo.generator import write_ntuples
@@ -20,14 +21,6 @@ from nuratio.infer.results import load_result
 EVENTS = {"sm": (60_000, 60_000, 30_000), "interference": (6_000, 30_000, 30_000), "newphys": (3_000, 15_000, 25_000)}
 RATIO = {"hidden": [32, 32, 32], "folds": 2, "ensemble": 1, "epochs": 12, "batch_size": 512, "learning_rate": 0.01}
 TRAINING = {"Seed": 1, "Ratio": RATIO, "Shape": {"hidden": [16], "epochs": 2, "ensemble": 1}}
-
-
-def run(*arguments, code=0, stdin=None):
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], input=stdin)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.stderr
-    return json.loads(result.stdout) if code == 0 else result.stderr
 
 
 @pytest.fixture(scope="module")

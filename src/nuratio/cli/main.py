@@ -232,20 +232,6 @@ def _summary(workspace: "Workspace") -> dict[str, Any]:
     }
 
 
-@cli.command()
-@_workspace_argument
-@click.argument("channel")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The new workspace.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
-def unbin(workspace: Path, channel: str, output: Path, overwrite: bool) -> None:
-    """Rewrite a binned CHANNEL as an unbinned one with piecewise-constant ratios: the same likelihood."""
-    from nuratio.workspace.workspace import Workspace
-
-    new = Workspace.load(workspace).unbin(channel)
-    new.save(output, overwrite=overwrite)
-    _emit({"workspace": str(output)} | _summary(new))
-
-
 # --- workspaces from workspaces
 
 
@@ -301,6 +287,17 @@ def _names_options(*kinds: str, pairs: bool = False) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+@cli.command()
+@_workspace_argument
+@click.argument("channel")
+@_output_options
+def unbin(workspace: Path, channel: str) -> "Workspace":
+    """Rewrite a binned CHANNEL as an unbinned one with piecewise-constant ratios: the same likelihood."""
+    from nuratio.workspace.workspace import Workspace
+
+    return Workspace.load(workspace).unbin(channel)
 
 
 @cli.command()

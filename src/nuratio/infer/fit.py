@@ -244,8 +244,11 @@ class Fitter:
             if np.isfinite(hessian[indices]).all() and _positive_definite(hessian[indices]):
                 covariance[indices] = 2 * np.linalg.inv(hessian[indices])
                 names = [n for n, kink in zip(self.names, outside & minimum.at_kink, strict=True) if kink]
-                note = f"HESSE: parameters at a kink count as fixed: {', '.join(names)}" if names else ""
-                return covariance, True, note if more is minimum.at_kink else ""
+                return (
+                    covariance,
+                    True,
+                    f"HESSE: parameters at a kink count as fixed: {', '.join(names)}" if names else "",
+                )
         covariance[np.ix_(~held, ~held)] = np.nan
         return covariance, False, "HESSE: the Hessian is not positive definite"
 

@@ -71,7 +71,7 @@ def project(
         by_sample = rates.nu[cells].reshape(-1, bins)
         jacobian = rates.jacobian[cells].reshape(len(by_sample), bins, -1).sum(0)
         counts, feature = main, feature or "bin"
-    gradient = jacobian @ expansion.jacobian
+    gradient = expansion.pull_gradient(jacobian)
     variance = np.einsum("ba,ac,bc->b", gradient, fit.covariance, gradient)
     samples: dict[str, Floats] = {}
     for name, values in zip(names, by_sample, strict=True):

@@ -97,10 +97,6 @@ class Rates:
         """d nu / d theta, shape (cells, F)."""
         return np.asarray(_jacobian(self._layout, self._rows, self._n_parameters))
 
-    def jacobian_of(self, cells: slice) -> Floats:
-        """d nu / d theta of some cells, shape (n, F)."""
-        return self.jacobian[cells]
-
     def gradient(self, weight: Floats) -> Floats:
         """sum_cells weight d nu / d theta, shape (F,), for weights of shape (cells,)."""
         return np.asarray(_gradient(self._layout, self._rows, self._checked(weight), self._n_parameters))

@@ -111,8 +111,8 @@ class Likelihood:
     def derivatives(self, theta: Floats, *, hessian: bool) -> tuple[float, Floats, Floats]:
         """-2 ln L, its gradient (P,) and its Hessian (P, P); without ``hessian`` the last is empty."""
         model = self.model
-        expansion = model.parameters.expand(theta) if model.parameters.expressions else None
-        full = theta if expansion is None else expansion.values
+        expansion = model.parameters.expand(theta)
+        full = expansion.values
         rates = model.rates.rates(full)
         total, gradient, second = self.binned.derivatives(rates, full, hessian=hessian)
         if self.terms:
@@ -131,7 +131,7 @@ class Likelihood:
                     nuisances = list(term.channel.nuisances)
                     gradient[nuisances] += first[c:]
                     if hessian:
-                        slope = rates.jacobian_of(cells)
+                        slope = rates.jacobian[cells]
                         second += slope.T @ curve[:c, :c] @ slope
                         mixed = slope.T @ curve[:c, c:]
                         second[:, nuisances] += mixed
@@ -140,8 +140,6 @@ class Likelihood:
             gradient += rates.gradient(by_cell)
             if hessian:
                 second += rates.curvature(by_cell)
-        if expansion is None:
-            return total, gradient, second
         if hessian:
             second = expansion.pull_hessian(gradient, second)
         return total, expansion.pull_gradient(gradient), second
@@ -186,15 +184,15 @@ class Likelihood:
             As `require_positive`.
         """
         value, bad = self.exact._value(theta)
-        if bad or self._empty_bins(theta):
+        if bad or self._empty_bins(self.model.rates.nu(self.model.parameters.values(theta))):
             self.require_positive(theta)
         return value
 
     def nonpositive(self, theta: Floats) -> list[str]:
         """One line for each bin or event with a weight where the total density is not positive."""
-        lines = self._empty_bins(theta)
         full = self.model.parameters.values(theta)
         nu = self.model.rates.nu(full)
+        lines = self._empty_bins(nu)
         for channel, terms in self.terms.items():
             names = [s.name for s in self.model.unbinned[channel].samples]
             yields = nu[self.model.rates.cells(channel)]
@@ -207,8 +205,7 @@ class Likelihood:
                     lines.append(f"density {d:.3g} at event {i} of channel {channel!r} ({shares})")
         return lines
 
-    def _empty_bins(self, theta: Floats) -> list[str]:
-        nu = self.model.rates.nu(self.model.parameters.values(theta))
+    def _empty_bins(self, nu: Floats) -> list[str]:
         lines = []
         for channel, n in self.counts.items():
             rate = nu[self.model.rates.cells(channel)].reshape(-1, len(n)).sum(0)
@@ -234,5 +231,5 @@ class Likelihood:
 
     def _threshold(self, channel: str) -> float:
         """Of the density over the reference density, in expected events."""
-        scale = float(np.abs(self.model.rates.nominal[self.model.rates.cells(channel)]).sum())
+        scale = float(self.model.rates.scale[self.model.rates.bins[channel]].sum())
         return self.relative_threshold * max(scale, 1.0)

@@ -29,23 +29,27 @@ class Expansion:
     ----------
     values : ndarray, shape (F,)
         The companion's parameters.
-    jacobian : ndarray, shape (F, P)
-        Their derivatives.
+    jacobian : ndarray, shape (F, P), or None
+        Their derivatives; None where there are no expressions and the two are the same.
     hessians : tuple of (int, ndarray of shape (P, P))
         Second derivatives of the parameters that are expressions.
     """
 
     values: Floats
-    jacobian: Floats
+    jacobian: Floats | None
     hessians: tuple[tuple[int, Floats], ...]
 
     def pull_gradient(self, gradient: Floats) -> Floats:
-        """A gradient in the companion's parameters, in the free ones."""
+        """A gradient (or several: rows) in the companion's parameters, in the free ones."""
+        if self.jacobian is None:
+            return gradient
         with np.errstate(invalid="ignore"):  # infinite slopes (a square root at 0) stay in their own parameter's entry
             return np.asarray(gradient @ self.jacobian)
 
     def pull_hessian(self, gradient: Floats, hessian: Floats) -> Floats:
         """A Hessian in the companion's parameters, in the free ones (needs the gradient too)."""
+        if self.jacobian is None:
+            return hessian
         with np.errstate(invalid="ignore"):
             h = self.jacobian.T @ hessian @ self.jacobian
             for index, second in self.hessians:
@@ -127,18 +131,19 @@ class Parameters:
 
     def expand(self, theta: Floats) -> Expansion:
         """The companion's parameters at free parameters ``theta``, shape (P,)."""
+        if not self.expressions:
+            return Expansion(theta, None, ())
         n, full = len(self.names), len(self._companion)
         values, jacobian = np.empty(full), np.zeros((full, n))
         own = list(self.own)
         values[own] = theta[: len(own)]
         jacobian[own, np.arange(len(own))] = 1.0
         hessians: list[tuple[int, Floats]] = []
-        if self.expressions:
-            duals = {name: Dual.parameter(float(theta[j]), j, n) for j, name in enumerate(self.names)}
-            for index, expression in self.expressions:
-                dual = duals[self._companion[index]] = expression(duals)
-                values[index], jacobian[index] = dual.value, dual.gradient
-                hessians.append((index, dual.hessian))
+        duals = {name: Dual.parameter(float(theta[j]), j, n) for j, name in enumerate(self.names)}
+        for index, expression in self.expressions:
+            dual = duals[self._companion[index]] = expression(duals)
+            values[index], jacobian[index] = dual.value, dual.gradient
+            hessians.append((index, dual.hessian))
         return Expansion(values, jacobian, tuple(hessians))
 
     def select(self, companion: Floats) -> Floats:
@@ -149,7 +154,7 @@ class Parameters:
 
     def values(self, theta: Floats) -> Floats:
         """The companion's parameters alone, shape (F,)."""
-        return self.expand(theta).values if self.expressions else theta
+        return self.expand(theta).values
 
 
 class Config:

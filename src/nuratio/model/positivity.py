@@ -5,26 +5,27 @@ agree), so that an excursion of the minimiser through a non-positive density sta
 that ends there is reported as not valid; a likelihood asked for by the user raises instead.
 """
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["RELATIVE_THRESHOLD", "extended_log"]
-
-Floats = NDArray[np.float64]
 
 RELATIVE_THRESHOLD = 1e-8  # of the nominal expected events: density / reference density, or expectation in a bin
 
 
-def extended_log(density: Floats, threshold: float | Floats) -> tuple[Floats, Floats, Floats]:
+def extended_log(density: Any, threshold: Any, xp: ModuleType = np) -> tuple[Any, Any, Any]:
     """ln d for d >= eps, ln eps + u - u^2 / 2 with u = (d - eps) / eps below; with two derivatives.
 
     Parameters
     ----------
-    density : ndarray, shape (n,)
-        Densities d, of any sign.
-    threshold : float or ndarray of shape (n,)
+    density : array, shape (n,)
+        Densities d, of any sign; of numpy, or of the library ``xp`` (torch).
+    threshold : float or array of shape (n,)
         eps > 0.
     """
-    safe = np.maximum(density, threshold)
-    u = (density - safe) / threshold  # 0 where the density is fine
-    return np.log(safe) + u - u * u / 2, (1 - u) / safe, -1 / safe**2
+    low = density < threshold
+    safe = xp.where(low, threshold, density)
+    u = xp.where(low, (density - safe) / threshold, 0.0)
+    return xp.log(safe) + u - u * u / 2, (1 - u) / safe, -1 / safe**2

@@ -179,9 +179,7 @@ class EventTerm:
         effective = nu * scale
         coefficients = self.program.at(effective, theta)
         (sums,) = self._sums(coefficients, threshold, order=2 if hessian else 1)
-        slopes = self.program.gradient(sums, coefficients)
-        weight = sums.rate * effective
-        gradient = np.concatenate([sums.rate * scale, effective @ slopes - weight @ n1])
+        gradient = self._gradient(sums, coefficients, scale, n1)
         if not hessian:
             return -2 * sums.value, -2 * gradient, np.empty((0, 0))
         c, k = len(scale), len(self.channel.nuisances)
@@ -192,6 +190,7 @@ class EventTerm:
         mixed = (sums.rate * scale)[:, None] * n1
         second[:c, c:] -= mixed
         second[c:, :c] -= mixed.T
+        weight = sums.rate * effective
         second[c:, c:] += (n1.T * weight) @ n1 - sum(w * h for w, h in zip(weight, n2, strict=True))
         return -2 * sums.value, -2 * gradient, -2 * second
 
@@ -200,14 +199,16 @@ class EventTerm:
         points = []
         for n, t in zip(nu, theta, strict=True):
             scale, n1, _ = self.channel.normalise(t)
-            points.append((scale, n1, n * scale, self.program.at(n * scale, t)))
-        together = Coefficients.join([p[3] for p in points])
-        sums = self._sums(together, threshold, order=1)
-        gradients = []
-        for s, (scale, n1, effective, coefficients) in zip(sums, points, strict=True):
-            slopes = self.program.gradient(s, coefficients)
-            gradients.append(np.concatenate([s.rate * scale, effective @ slopes - (s.rate * effective) @ n1]))
+            points.append((self.program.at(n * scale, t), scale, n1))
+        sums = self._sums(Coefficients.join([coefficients for coefficients, _, _ in points]), threshold, order=1)
+        gradients = [self._gradient(s, *point) for s, point in zip(sums, points, strict=True)]
         return np.array([-2 * s.value for s in sums]), -2 * np.array(gradients)
+
+    def _gradient(self, sums: Sums, coefficients: Coefficients, scale: Floats, n1: Floats) -> Floats:
+        """Derivatives of sum w ln density in yields and nuisances, (C + K,), from those in the effective yields."""
+        effective = coefficients.nu[0]
+        slopes = self.program.gradient(sums, coefficients)
+        return np.concatenate([sums.rate * scale, effective @ slopes - (sums.rate * effective) @ n1])
 
     def _sums(self, coefficients: Coefficients, threshold: float, *, order: int) -> list[Sums]:
         options = {"threshold": threshold, "order": order}

@@ -20,7 +20,7 @@ import pyhf
 
 from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
 from nuratio.ratios.table import RatioTable
-from nuratio.workspace.validate import schema_problems
+from nuratio.workspace.validate import modifier_names, schema_problems
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
 __all__ = ["JOINS", "combine", "digest", "patch", "prune", "rename", "sorted_workspace"]
@@ -69,7 +69,7 @@ def combine(left: Workspace, right: Workspace, join: str = "none", merge_channel
     first, second = (right, left) if join == "right outer" else (left, right)
     mine, theirs = _extension(first), _extension(second)
     _drop_channels(theirs, first.channels)
-    _drop_parameters(theirs, _modifiers(second.spec) - _modifiers(counting))
+    _drop_parameters(theirs, modifier_names(second.spec) - modifier_names(counting))
 
     tables = {f["id"]: _table(first, f["id"]) for f in mine["files"]}
     uris = {f["uri"] for f in mine["files"]}
@@ -209,7 +209,7 @@ def prune(
     types = {m["type"] for c in workspace.spec["channels"] for s in c["samples"] for m in s["modifiers"]}
     types |= {m["type"] for c in workspace.unbinned.values() for s in c["samples"] for m in s.get("modifiers", [])}
     _require("modifier type", modifier_types, types)
-    own = _modifiers(workspace.spec)
+    own = modifier_names(workspace.spec)
     with _pyhf_refuses():
         counting = dict(
             _counting(workspace).prune(
@@ -226,7 +226,7 @@ def prune(
         m["config"]["parameters"] = [p for p in m["config"]["parameters"] if p["name"] not in modifiers]
     extension = _extension(workspace)
     _drop_channels(extension, channels)
-    left = _modifiers(counting)
+    left = modifier_names(counting)
     _drop_parameters(extension, (own - left) | set(modifiers))
     for channel in extension["channels"]:
         channel["samples"] = [s for s in channel["samples"] if s["name"] not in samples]
@@ -324,7 +324,7 @@ def rename(
     """
     modifiers, samples, channels, measurements = (dict(m or {}) for m in (modifiers, samples, channels, measurements))
     _require_names(workspace, modifiers, samples, channels, measurements)
-    own = _modifiers(workspace.spec)
+    own = modifier_names(workspace.spec)
     with _pyhf_refuses():
         counting = dict(
             _counting(workspace).rename(
@@ -547,10 +547,6 @@ def _files(channels: Iterable[JSON]) -> Iterator[tuple[JSON, str]]:
                     yield events, role
 
 
-def _modifiers(spec: Mapping[str, Any]) -> set[str]:
-    return {m["name"] for c in spec["channels"] for s in c["samples"] for m in s["modifiers"]}
-
-
 def _require_names(
     workspace: Workspace,
     modifiers: Iterable[str],
@@ -559,7 +555,7 @@ def _require_names(
     measurements: Iterable[str],
 ) -> None:
     declared = {p["name"] for p in workspace.spec.get("unbinned", {}).get("parameters", [])}
-    _require("modifier", modifiers, _modifiers(workspace.spec) | declared)
+    _require("modifier", modifiers, modifier_names(workspace.spec) | declared)
     _require("sample", samples, {s["name"] for c in workspace.spec["channels"] for s in c["samples"]})
     _require("channel", channels, workspace.channels)
     _require("measurement", measurements, workspace.measurements)

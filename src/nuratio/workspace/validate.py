@@ -14,7 +14,7 @@ import pyhf
 from nuratio.errors import did_you_mean
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["core", "problems", "schema", "schema_problems"]
+__all__ = ["core", "modifier_names", "problems", "schema", "schema_problems"]
 
 
 @cache
@@ -65,7 +65,7 @@ def _core_names(spec: Mapping[str, Any]) -> list[str]:
     observed = {o["name"] for o in spec["observations"]}
     found += [f"/observations: channel {c!r} has no observation" for c in sorted(channels - observed)]
     found += [f"/observations: {c!r} is no channel; {did_you_mean(c, channels)}" for c in sorted(observed - channels)]
-    known = _modifier_names(spec) | {p["name"] for p in spec.get("unbinned", {}).get("parameters", [])}
+    known = modifier_names(spec) | {p["name"] for p in spec.get("unbinned", {}).get("parameters", [])}
     for m, measurement in enumerate(spec["measurements"]):
         for p, parameter in enumerate(measurement["config"].get("parameters", [])):
             if parameter["name"] not in known:
@@ -76,7 +76,8 @@ def _core_names(spec: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _modifier_names(spec: Mapping[str, Any]) -> set[str]:
+def modifier_names(spec: Mapping[str, Any]) -> set[str]:
+    """All modifiers of the pyhf part."""
     return {m["name"] for c in spec["channels"] for s in c["samples"] for m in s["modifiers"]}
 
 
@@ -87,7 +88,7 @@ def _repeats(where: str, names: list[str]) -> list[str]:
 def _extension(spec: Mapping[str, Any], extension: Mapping[str, Any], tables: Mapping[str, RatioTable]) -> list[str]:
     companions = {c["name"]: c for c in spec["channels"]}
     counts = {o["name"]: o["data"] for o in spec["observations"]}
-    parameters = _modifier_names(spec)
+    parameters = modifier_names(spec)
     found = _repeats("unbinned/files", [f["id"] for f in extension["files"]])
     found += _repeats("unbinned/files (uri)", [f["uri"] for f in extension["files"]])
     found += _repeats("unbinned/channels", [c["name"] for c in extension["channels"]])

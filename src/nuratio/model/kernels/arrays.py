@@ -12,6 +12,7 @@ import numpy as np
 
 from nuratio.model.kernels.loops import Coefficients
 from nuratio.model.kernels.program import Mode, Program, Sums
+from nuratio.model.positivity import extended_log
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["SampleBlock", "sample_blocks", "sums"]
@@ -110,15 +111,6 @@ def _sample(program: Program, k: Coefficients, c: int, x: Array) -> SampleBlock:
     )
 
 
-def logarithm(d: Array, threshold: float) -> tuple[Array, Array, Array]:
-    """ln d and two derivatives, continued below the threshold; see `nuratio.model.positivity`."""
-    xp = _namespace(d)
-    low = d < threshold
-    safe = xp.where(low, threshold, d)
-    u = xp.where(low, (d - safe) / threshold, 0.0) if threshold > 0 else 0 * d
-    return xp.log(safe) + u - u * u / 2, (1 - u) / safe, -1 / safe**2
-
-
 def sums(
     program: Program,
     coefficients: Coefficients,
@@ -171,7 +163,7 @@ def _point(
     nu = _like(k.nu[0], x)
     t = xp.stack([b.t for b in blocks], 0)
     d = nu @ t
-    log, log1, log2 = logarithm(d, threshold) if mode is Mode.LOG else (d, 0 * d + 1, 0 * d)
+    log, log1, log2 = extended_log(d, threshold, xp) if mode is Mode.LOG else (d, 0 * d + 1, 0 * d)
     used = w != 0
     value = (xp.where(used, w * log, 0.0)).sum()
     bad = ((~(d > 0)) & used).sum() if mode is Mode.LOG else 0
