@@ -135,8 +135,9 @@ def test_limits_are_where_cls_crosses_the_level(n, precise_pyhf):
     assert values[-1] > max(limit.observed, *limit.expected)
 
 
-def test_limits_of_the_rewritten_channel_are_the_same(rng):
-    spec = analytic.binned_spec(per_bin=False)
+@pytest.mark.parametrize("per_bin", [False, True])
+def test_limits_of_the_rewritten_channel_are_the_same(per_bin):
+    spec = analytic.binned_spec(per_bin=per_bin)
     binned = Workspace.from_pyhf(spec)
     unbinned = binned.unbin("A").unbin("B")
     a = upper_limit(binned.model(), binned.data(binned.model()))

@@ -13,7 +13,7 @@ from nuratio.model.kernels.loops import Coefficients
 from nuratio.model.kernels.program import Mode, Program
 from nuratio.model.normalisation import PoolIntegral
 from nuratio.model.shapes import Monomial, SampleShape, Variation, quadexp
-from nuratio.model.unbinned import EventTerm, UnbinnedChannel, pool_integral
+from nuratio.model.unbinned import EventCell, Events, EventTerm, pool_integral
 from nuratio.ratios.table import RatioTable, block_size
 
 N, PARAMETERS = 3000, 8
@@ -64,13 +64,13 @@ def problem():
     return every_code(np.random.default_rng(1))
 
 
-def channel_of(samples, table, kernel=None):
-    return UnbinnedChannel("x", samples, table, table.head(0), np.empty(0), kernel=kernel or Kernel())
+def cell_of(samples, table, kernel=None):
+    return EventCell(samples, Events(table), Events(table.head(0)), np.empty(0), kernel=kernel or Kernel())
 
 
 def term_of(samples, table, weights, kernel=None):
-    channel = channel_of(samples, table, kernel)
-    return EventTerm.select(channel, channel.program(table), table, weights, 0)
+    cell = cell_of(samples, table, kernel)
+    return EventTerm.select(cell, cell.program(table), cell.observed, weights, 0)
 
 
 def point(rng, spread=0.7):
@@ -117,8 +117,8 @@ def test_densities_are_those_of_the_twin(problem, rng):
     table, samples = problem
     nu, theta = point(rng)
     program = Program.compile(samples, table.names, range(PARAMETERS))
-    channel = channel_of(samples, table)
-    expected = np.concatenate([t for _, t, _ in channel.evaluate(table, theta)], axis=1)
+    cell = cell_of(samples, table)
+    expected = np.concatenate([t for _, t, _ in cell.evaluate(cell.observed, theta)], axis=1)
     np.testing.assert_allclose(
         compiled_columns(program, program.at(nu, theta), table), nu[:, None] * expected, rtol=1e-13, atol=1e-14
     )
@@ -232,7 +232,7 @@ def test_value_gradient_and_hessian_are_those_of_automatic_differentiation(seed)
     q = rng.uniform(0.5, 1.5, 400)
     q /= q.sum()
     samples = tuple(
-        replace(s, norm=PoolIntegral(pool_integral(s, table, q, Kernel()))) if s.par else s for s in samples
+        replace(s, norm=PoolIntegral(pool_integral(s, Events(table), q, Kernel()))) if s.par else s for s in samples
     )
     nu, theta = point(rng, 0.9 if seed % 2 else 0.3)
     theta[0] = np.clip(theta[0], -0.9, 0.9)  # code2 is not continuous at 1
@@ -352,7 +352,7 @@ def test_a_change_of_rates_alone_reads_remembered_densities(positive):
     term = term_of(samples, table, w)
     expected = [term_of(samples, table, w).value(n, theta, 1e-8)[0] for n in (nu, 1.1 * nu, 1.2 * nu)]
     first = [term.value(n, theta, 1e-8)[0] for n in (nu, 1.1 * nu)]
-    object.__setattr__(term, "table", None)  # shapes cannot be evaluated any more
+    object.__setattr__(term, "events", None)  # shapes cannot be evaluated any more
     assert [*first, term.value(1.2 * nu, theta, 1e-8)[0]] == pytest.approx(expected, rel=1e-13)
     with pytest.raises(AttributeError):
         term.value(nu, theta + 0.1, 1e-8)

@@ -97,9 +97,9 @@ def pool_normalised(ws):
 
 
 def integral(model, theta):
-    channel = model.unbinned["SR"]
-    blocks = channel.evaluate(channel.pool, theta)
-    return sum(channel.pool_weights[events] @ shapes[0] for events, shapes, _ in blocks)
+    (cell,) = model.unbinned["SR"].cells
+    blocks = cell.evaluate(cell.pool, theta)
+    return sum(cell.pool_weights[events] @ shapes[0] for events, shapes, _ in blocks)
 
 
 def test_pool_normalisation_keeps_the_integral_at_every_alpha(analytic_workspace, rng):
@@ -118,8 +118,8 @@ def test_pool_normalisation_keeps_the_integral_at_every_alpha(analytic_workspace
 def test_both_normalisations_agree_where_shapes_are_small(analytic_workspace):
     cumulant, exact = analytic_workspace.model(), pool_normalised(analytic.workspace(pool=100_000)).model()
     for alpha in (-1.0, 0.5, 2.0):
-        a = cumulant.unbinned["SR"].samples[0].norm.at(np.array([alpha]))
-        b = exact.unbinned["SR"].samples[0].norm.at(np.array([alpha]))
+        a = cumulant.unbinned["SR"].cells[0].samples[0].norm.at(np.array([alpha]))
+        b = exact.unbinned["SR"].cells[0].samples[0].norm.at(np.array([alpha]))
         assert a[0] == pytest.approx(b[0], abs=2e-3)  # the pool's statistics
 
 
@@ -180,35 +180,46 @@ def test_wrong_parameters_are_named(analytic_workspace, parameters, error, messa
 # --- the equivalence with binned channels
 
 
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("per_bin", [False, True], ids=["", "per-bin parameters"])
 @pytest.mark.parametrize("code", ["code0", "code2", "code4p"])
 @pytest.mark.parametrize("norm", ["code1", "code4"])
-def test_an_unbinned_channel_of_constant_ratios_is_the_binned_one(code, norm, rng):
-    spec = analytic.binned_spec(per_bin=False)
+def test_an_unbinned_channel_of_constant_ratios_is_the_binned_one(code, norm, per_bin, split, rng):
+    """Every modifier and code; bins without parameters of their own become shapes, others coarse cells."""
+    spec = analytic.binned_spec(per_bin=per_bin)
     settings = {"normsys": {"interpcode": norm}, "histosys": {"interpcode": code}}
     spec["unbinned"] = {"version": "1.0.0", "files": [], "channels": [], "modifier_settings": settings}
     ws = Workspace(spec)
-    binned, unbinned = ws.model(), ws.unbin("B").unbin("A").model()
-    data, events = ws.data(binned), ws.unbin("B").unbin("A").data(unbinned)
-    np.testing.assert_array_equal(events, data)
+    rewritten = ws.unbin("B", split=split).unbin("A", split=split)
+    rewritten.validate()
+    binned, unbinned = ws.model(), rewritten.model()
+    assert [len(c.cells) for c in unbinned.unbinned.values()] == ([3, 2] if per_bin else [1, 1])
+    data, events = ws.data(binned), rewritten.data(unbinned)
+    main = binned.config.nmaindata
+    np.testing.assert_allclose(events, np.concatenate([np.repeat(data[:main], split) / split, data[main:]]))
     differences, gradients, hessians = [], [], []
     for _ in range(30):
         theta = analytic.random_point(binned, rng, 0.4)
-        if (binned.expected_actualdata(theta) <= 0).any():
+        rates = binned.expected_actualdata(theta)
+        if (rates <= 0).any():
             continue
         a, b = binned.likelihood(data), unbinned.likelihood(events)
         differences.append(b.value(theta) - a.value(theta))
         gradients.append(np.abs(b.gradient(theta) - a.gradient(theta)).max())
         hessians.append(np.abs(b.hessian(theta) - a.hessian(theta)).max())
-        np.testing.assert_allclose(unbinned.expected_data(theta), binned.expected_data(theta), rtol=1e-9)
+        np.testing.assert_allclose(unbinned.expected_actualdata(theta), np.repeat(rates, split) / split, rtol=1e-9)
+        values, slopes = unbinned.likelihood(events).many([theta, theta])
+        assert values == pytest.approx(b.value(theta), rel=1e-12)
+        np.testing.assert_allclose(slopes[1], b.gradient(theta), rtol=1e-9, atol=1e-9)
     assert len(differences) > 15
     assert np.ptp(differences) < 1e-9
     assert max(gradients) < 1e-8
     assert max(hessians) < 1e-7
 
 
-def test_one_channel_rewritten_beside_a_binned_one_with_per_bin_parameters(rng):
+def test_a_sample_that_only_its_variations_make_is_rewritten_in_cells(rng):
     spec = analytic.binned_spec(per_bin=False)
-    spec["channels"][1] = analytic.binned_spec()["channels"][1]
+    spec["channels"][0]["samples"][1]["data"] = [0.0, 0.0, 0.0]
     ws = Workspace(spec)
     binned, unbinned = ws.model(), ws.unbin("B").model()
     data = ws.data(binned)
@@ -254,11 +265,11 @@ def test_uncalibrated_weights_would_not_do():
     """The pool is small enough for the calibration to matter: plain importance weights leave a score."""
     model = analytic.workspace(pool=2000).model()
     theta = np.array(model.config.suggested_init())
-    channel = model.unbinned["SR"]
+    (cell,) = model.unbinned["SR"].cells
     nu = model.rates.nu(theta)[model.rates.cells("SR")]
-    weights = np.concatenate([nu @ t for _, t, _ in channel.evaluate(channel.pool, theta)]) * channel.pool_weights
+    weights = np.concatenate([nu @ t for _, t, _ in cell.evaluate(cell.pool, theta)]) * cell.pool_weights
     data = model.asimov(theta)
-    data[2 + len(channel.observed) : model.config.nmaindata] = weights
+    data[2 + len(cell.observed) : model.config.nmaindata] = weights
     sigma = np.sqrt(2 / np.diag(model.hessian(theta, data)))
     assert np.abs(model.gradient(theta, data) * sigma).max() > 1e-2
 

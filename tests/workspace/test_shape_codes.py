@@ -52,17 +52,17 @@ def test_shapes_keep_their_integral_and_their_derivatives(codes, cross, tmp_path
     ws = varied_workspace(codes, cross=cross)
     ws.save(tmp_path / "ws")
     model = Workspace.load(tmp_path / "ws").model()
-    channel, data = model.unbinned["SR"], ws.data(model)
+    (cell,), data = model.unbinned["SR"].cells, ws.data(model)
     likelihood = model.likelihood(data)
     shape_nuisances = 1 + cross + len(codes)
-    assert len(channel.nuisances) == shape_nuisances
+    assert len(cell.nuisances) == shape_nuisances
     start = np.array(model.config.suggested_init())
     nominal = None
     for spread in (0.0, 0.4, 1.6):
         theta = np.clip(start + rng.normal(0, spread, len(start)), *np.array(model.config.suggested_bounds()).T)
         theta[[model.config.par_names.index(f"stat[{b}]") for b in (0, 1)]] = 1.0
         full = model.parameters.values(theta)
-        integral = sum(channel.pool_weights[i] @ t[0] for i, t, _ in channel.evaluate(channel.pool, full))
+        integral = sum(cell.pool_weights[i] @ t[0] for i, t, _ in cell.evaluate(cell.pool, full))
         nominal = integral if nominal is None else nominal
         assert integral == pytest.approx(nominal, rel=1e-12)
         if spread:  # at exactly 0 one-sided codes have a kink
@@ -130,7 +130,7 @@ def test_a_cumulant_covers_the_cross_terms():
     sample = spec["unbinned"]["channels"][0]["samples"][0]
     form = {"type": "cumulant", "mean": mean.tolist(), "covariance": covariance.tolist()}
     sample["normalisation"] = form | {"parameters": ["tilt", "tilt2"]}
-    cumulant, exact = (Workspace(s, ws.tables).model().unbinned["SR"].samples[0].norm for s in (spec, ws.spec))
+    cumulant, exact = (Workspace(s, ws.tables).model().unbinned["SR"].cells[0].samples[0].norm for s in (spec, ws.spec))
     for alpha in ([0.5, -0.3], [1.0, 1.0], [-0.8, 0.2]):
         a, b = (norm.at(np.array(alpha)) for norm in (cumulant, exact))
         assert a[0] == pytest.approx(b[0], rel=2e-4)

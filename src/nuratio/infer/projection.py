@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
 from nuratio.infer.results import FitResult, Projection
-from nuratio.model.unbinned import UnbinnedChannel
+from nuratio.model.unbinned import EventCell, UnbinnedChannel
 
 __all__ = ["project"]
 
@@ -60,7 +60,13 @@ def project(
         unbinned = model.unbinned[channel]
         pool, observed, feature = _features(unbinned, feature)
         bounds = _edges(edges, observed)
-        by_sample, jacobian = _fill(unbinned, pool, bounds, rates.nu[cells], rates.jacobian[cells], expansion.values)
+        n = len(unbinned.cells)
+        nu, slopes = rates.nu[cells].reshape(-1, n), rates.jacobian[cells].reshape(len(names), n, -1)
+        parts = [
+            _fill(cell, cell.pool.of(pool), bounds, nu[:, b], slopes[:, b], expansion.values)
+            for b, cell in enumerate(unbinned.cells)
+        ]
+        by_sample, jacobian = (np.sum(arrays, axis=0) for arrays in zip(*parts, strict=True))
         seen = np.concatenate([observed, pool])
         counts = np.histogram(seen, bounds, weights=main)[0]
     else:
@@ -106,7 +112,7 @@ def _edges(edges: Sequence[float] | int, observed: Floats) -> Floats:
 
 
 def _fill(
-    channel: UnbinnedChannel, feature: Floats, edges: Floats, nu: Floats, nu_jacobian: Floats, theta: Floats
+    cell: EventCell, feature: Floats, edges: Floats, nu: Floats, nu_jacobian: Floats, theta: Floats
 ) -> tuple[Floats, Floats]:
     """Fitted counts (samples, bins) and the derivatives of their sum in the companion's parameters (bins, F)."""
     bins = len(edges) - 1
@@ -114,9 +120,9 @@ def _fill(
     where[(where < 0) | (where >= bins)] = bins  # outside the edges: an extra bin that is dropped
     shape = np.zeros((len(nu), bins + 1))
     slope = np.zeros((bins + 1, len(theta)))
-    for events, t, slopes in channel.evaluate(channel.pool, theta):
-        w, b = channel.pool_weights[events], where[events]
-        for c, sample in enumerate(channel.samples):
+    for events, t, slopes in cell.evaluate(cell.pool, theta):
+        w, b = cell.pool_weights[events], where[events]
+        for c, sample in enumerate(cell.samples):
             shape[c] += np.bincount(b, w * t[c], bins + 1)
             for par, first in zip(sample.par, slopes[c], strict=True):
                 slope[:, par] += nu[c] * np.bincount(b, w * first, bins + 1)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning
-from nuratio.model.unbinned import UnbinnedChannel
+from nuratio.model.unbinned import EventCell, UnbinnedChannel
 
 __all__ = ["MAX_NEGATIVE", "pool_weights"]
 
@@ -29,7 +29,7 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
     Parameters
     ----------
     channel : UnbinnedChannel
-    nu : ndarray, shape (samples,)
+    nu : ndarray, shape (samples, cells)
         Yields at the generating point.
     theta : ndarray, shape (F,)
         The companion's parameters there.
@@ -46,12 +46,22 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
     PoolDensityWarning
         Some pool events have a negative density; they get weight 0, which the calibration makes up for.
     """
-    c, size = len(channel.samples), len(channel.samples) + len(channel.nuisances)
     weights = np.zeros(len(channel.pool))
-    target = np.concatenate([np.ones(c), np.zeros(size - c)])
+    for cell, yields in zip(channel.cells, nu.T, strict=True):
+        where = f"channel {channel.name!r}" + (f", cell {cell.bin}" if len(channel.cells) > 1 else "")
+        weights[slice(None) if cell.pool.index is None else cell.pool.index] = _calibrated(where, cell, yields, theta)
+    return weights
+
+
+def _calibrated(where: str, cell: EventCell, nu: Floats, theta: Floats) -> Floats:
+    """The weights of one cell, (pool events of the cell,)."""
+    c, size = len(cell.samples), len(cell.samples) + len(cell.nuisances)
+    weights = np.zeros(len(cell.pool))
+    present = cell.normalise(theta)[0] != 0  # a sample without a share in this cell
+    target = np.concatenate([present.astype(np.float64), np.zeros(size - c)])
     moment, gram = np.zeros(size), np.zeros((size, size))
-    for events, density, h in _scores(channel, nu, theta):
-        q = channel.pool_weights[events]
+    for events, density, h in _scores(cell, nu, theta):
+        q = cell.pool_weights[events]
         weights[events] = q * density
         empty = density == 0  # nothing is expected here: no weight can stand for what a sample would add
         target -= h[:, empty] @ q[empty]
@@ -62,36 +72,36 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
     if bad.any():
         lost, kept = -weights[bad].sum(), weights[~bad].sum()
         text = (
-            f"channel {channel.name!r}: the total density is negative at {bad.sum()} of {len(weights)} pool events "
+            f"{where}: the total density is negative at {bad.sum()} of {len(weights)} pool events "
             f"({lost / kept:.2g} of the expectation)"
         )
         if lost > MAX_NEGATIVE * kept:
             raise NonPositiveDensity(f"{text}; at most {MAX_NEGATIVE:g} is allowed: check the ratios that cancel")
-        warnings.warn(f"{text}; they get Asimov weight 0", PoolDensityWarning, stacklevel=3)
+        warnings.warn(f"{text}; they get Asimov weight 0", PoolDensityWarning, stacklevel=4)
         weights[bad] = 0.0
     scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
     correction = np.linalg.lstsq(gram / np.outer(scale, scale), (target - moment) / scale, rcond=1e-12)[0] / scale
     score = -target
-    for events, density, h in _scores(channel, nu, theta):
+    for events, density, h in _scores(cell, nu, theta):
         direction = np.where(density > 0, h / np.where(density > 0, density, 1.0), 0.0)
         weights[events] *= 1 + correction @ direction
         score += direction @ weights[events]
     residual = np.abs(score) / (1 + scale)
     if residual.max() > 1e-6 or (weights < 0).any():
         raise InvalidModel(
-            f"channel {channel.name!r}: the pool of {len(weights)} events is too small for Asimov data at this point "
+            f"{where}: the pool of {len(weights)} events is too small for Asimov data at this point "
             f"(remaining score {residual.max():.2g}, {(weights < 0).sum()} negative weights); simulate more events"
         )
     return weights
 
 
-def _scores(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Iterator[tuple[slice, Floats, Floats]]:
+def _scores(cell: EventCell, nu: Floats, theta: Floats) -> Iterator[tuple[slice, Floats, Floats]]:
     """Pool events some at a time: density (m,) and its derivatives in the C yields and K nuisances (C + K, m)."""
-    c = len(channel.samples)
-    for events, t, slopes in channel.evaluate(channel.pool, theta):
-        h = np.zeros((c + len(channel.nuisances), t.shape[1]))
+    c = len(cell.samples)
+    for events, t, slopes in cell.evaluate(cell.pool, theta):
+        h = np.zeros((c + len(cell.nuisances), t.shape[1]))
         h[:c] = t
-        for n, sample, slope in zip(nu, channel.samples, slopes, strict=True):
+        for n, sample, slope in zip(nu, cell.samples, slopes, strict=True):
             if sample.par:
-                h[c + np.searchsorted(channel.nuisances, sample.par)] += n * slope
+                h[c + np.searchsorted(cell.nuisances, sample.par)] += n * slope
         yield events, nu @ t, h

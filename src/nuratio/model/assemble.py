@@ -12,9 +12,9 @@ from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
 from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
 from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.model import Model
-from nuratio.model.normalisation import Cumulant, LinearIntegral, Normalisation, PoolIntegral, Powers, Unit
+from nuratio.model.normalisation import Cumulant, InCell, LinearIntegral, Normalisation, PoolIntegral, Powers, Unit
 from nuratio.model.shapes import Monomial, SampleShape, Variation, quadexp
-from nuratio.model.unbinned import UnbinnedChannel, pool_integral
+from nuratio.model.unbinned import EventCell, Events, UnbinnedChannel, pool_integral
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
@@ -49,24 +49,63 @@ def assemble(workspace: Workspace, measurement: str | None, poi: str | None, ker
 def _channel(
     entry: Mapping[str, Any], tables: Mapping[str, RatioTable], config: Any, kernel: Kernel
 ) -> UnbinnedChannel:
-    observed, pool = entry["events"]["observed"], entry["events"]["pool"]
-    simulated = tables[pool["file"]]
-    weights = np.asarray(simulated[pool["weight"]["column"]], dtype=np.float64)
+    events = entry["events"]
+    pool = tables[events["pool"]["file"]]
+    observed = tables[events["observed"]["file"]] if "file" in events["observed"] else pool.head(0)
+    weights = np.asarray(pool[events["pool"]["weight"]["column"]], dtype=np.float64)
     samples = {s["name"]: s for s in entry["samples"]}
+    ordered = [samples[s] for s in config.samples if s in samples]
     return UnbinnedChannel(
         name=entry["name"],
-        samples=tuple(_shape(samples[s], simulated, weights, config, kernel) for s in config.samples if s in samples),
-        observed=tables[observed["file"]] if "file" in observed else simulated.head(0),
-        pool=simulated,
-        pool_weights=weights,
-        observed_features=tables.get(observed.get("features")),
-        pool_features=tables.get(pool.get("features")),
-        kernel=kernel,
+        observed=observed,
+        pool=pool,
+        cells=tuple(
+            EventCell(
+                samples=tuple(
+                    _shape(_in_cell(s, b), simulated, simulated.of(weights), config, kernel) for s in ordered
+                ),
+                observed=seen,
+                pool=simulated,
+                pool_weights=simulated.of(weights),
+                bin=b,
+                kernel=kernel,
+            )
+            for b, (seen, simulated) in enumerate(_cells(entry, observed, pool))
+        ),
+        observed_features=tables.get(events["observed"].get("features")),
+        pool_features=tables.get(events["pool"].get("features")),
     )
 
 
+def _cells(entry: Mapping[str, Any], observed: RatioTable, pool: RatioTable) -> list[tuple[Events, Events]]:
+    """Observed and pool events of each coarse cell; all of them where there is but one."""
+    if "ratiocell" not in entry:
+        return [(Events(observed), Events(pool))]
+    n, column = len(entry["samples"][0]["shares"]), entry["ratiocell"]["column"]
+    of_observed, of_pool = np.asarray(observed[column]), np.asarray(pool[column])
+    return [
+        (Events(observed, np.flatnonzero(of_observed == b)), Events(pool, np.flatnonzero(of_pool == b)))
+        for b in range(n)
+    ]
+
+
+def _in_cell(sample: Mapping[str, Any], b: int) -> Mapping[str, Any]:
+    """A sample's entry as it is in cell b: the axis of cells is gone from all numbers."""
+    if "shares" not in sample:
+        return sample
+    new = dict(sample) | {"share": sample["shares"][b]}
+    norm = sample.get("normalisation", {})
+    if norm.get("type") == "cumulant":
+        new["normalisation"] = norm | {key: norm[key][b] for key in ("mean", "covariance")}
+    new["modifiers"] = [
+        m | {"integral": {side: m["integral"][side][b] for side in ("hi", "lo")}} if "integral" in m else m
+        for m in sample.get("modifiers", [])
+    ]
+    return new
+
+
 def _shape(
-    sample: Mapping[str, Any], pool: RatioTable, weights: NDArray[np.float64], config: Any, kernel: Kernel
+    sample: Mapping[str, Any], pool: Events, weights: NDArray[np.float64], config: Any, kernel: Kernel
 ) -> SampleShape:
     def par(name: str) -> int:
         start: int = config.par_slice(name).start
@@ -98,14 +137,15 @@ def _shape(
         tuple(v for v in varied.values() if v.code in MULTIPLICATIVE),
         tuple(v for v in varied.values() if v.code in ADDITIVE),
     )
-    return replace(shape, norm=_normalisation(shape, norm, modifiers, pool, weights, kernel))
+    normalisation = _normalisation(shape, norm, modifiers, pool, weights, kernel)
+    return replace(shape, norm=InCell(sample["share"], normalisation) if "share" in sample else normalisation)
 
 
 def _normalisation(
     shape: SampleShape,
     norm: Mapping[str, Any],
     modifiers: Mapping[str, Any],
-    pool: RatioTable,
+    pool: Events,
     weights: NDArray[np.float64],
     kernel: Kernel,
 ) -> Normalisation:

@@ -214,10 +214,11 @@ class HistFactory:
         """Nominal yields, shape (cells,)."""
         return self._layout.nominal
 
-    def cells(self, channel: str) -> slice:
-        """The cells of a channel; reshape to (samples, bins)."""
+    def cells(self, channel: str, bin: int | None = None) -> slice:
+        """The cells of a channel, to be reshaped to (samples, bins); or those of one bin, a cell for each sample."""
         first, samples, bins = self.channels[channel]
-        return slice(first, first + len(samples) * bins)
+        stop = first + len(samples) * bins
+        return slice(first, stop) if bin is None else slice(first + bin, stop, bins)
 
     @cached_property
     def bins(self) -> Mapping[str, slice]:

@@ -101,10 +101,10 @@ class Likelihood:
         nu = self.model.rates.nu(full)
         total, bad = self.binned.value(nu, full), 0
         for channel, terms in self.terms.items():
-            yields = nu[self.model.rates.cells(channel)]
-            total += 2 * float(yields.sum())
+            total += 2 * float(nu[self.model.rates.cells(channel)].sum())
             for term in terms:
-                value, wrong = term.value(yields, full, self._threshold(channel))
+                yields = nu[self.model.rates.cells(channel, term.cell.bin)]
+                value, wrong = term.value(yields, full, self._threshold(channel, term.cell.bin))
                 total, bad = total + value, bad + wrong
         return total, bad
 
@@ -118,17 +118,20 @@ class Likelihood:
         if self.terms:
             by_cell = np.zeros_like(rates.nu)  # d(-2 ln L) / d nu of the companions
             for channel, terms in self.terms.items():
-                cells = model.rates.cells(channel)
-                yields = rates.nu[cells]
-                c = len(yields)
-                total += 2 * float(yields.sum())
-                by_cell[cells] = 2.0
+                all_cells = model.rates.cells(channel)
+                total += 2 * float(rates.nu[all_cells].sum())
+                by_cell[all_cells] = 2.0
                 for event_term in terms:
                     term = event_term.frozen(full) if channel in self.held else event_term
-                    value, first, curve = term.derivatives(yields, full, self._threshold(channel), hessian=hessian)
+                    cells, threshold = (
+                        model.rates.cells(channel, term.cell.bin),
+                        self._threshold(channel, term.cell.bin),
+                    )
+                    value, first, curve = term.derivatives(rates.nu[cells], full, threshold, hessian=hessian)
                     total += value
+                    c = len(first) - len(term.cell.nuisances)
                     by_cell[cells] += first[:c]
-                    nuisances = list(term.channel.nuisances)
+                    nuisances = list(term.cell.nuisances)
                     gradient[nuisances] += first[c:]
                     if hessian:
                         slope = rates.jacobian[cells]
@@ -154,15 +157,16 @@ class Likelihood:
         values, gradients = np.array([b[0] for b in binned]), np.array([b[1] for b in binned])
         by_cell = np.zeros((len(full), len(model.rates.nominal)))
         for channel, terms in self.terms.items():
-            cells = model.rates.cells(channel)
-            yields = np.array([r.nu[cells] for r in rates])
-            values += 2 * yields.sum(1)
-            by_cell[:, cells] = 2.0
+            all_cells = model.rates.cells(channel)
+            values += [2 * r.nu[all_cells].sum() for r in rates]
+            by_cell[:, all_cells] = 2.0
             for term in terms:
-                value, first = term.many(yields, full, self._threshold(channel))
+                cells = model.rates.cells(channel, term.cell.bin)
+                yields = np.array([r.nu[cells] for r in rates])
+                value, first = term.many(yields, full, self._threshold(channel, term.cell.bin))
                 values += value
                 by_cell[:, cells] += first[:, : yields.shape[1]]
-                gradients[:, list(term.channel.nuisances)] += first[:, yields.shape[1] :]
+                gradients[:, list(term.cell.nuisances)] += first[:, yields.shape[1] :]
         if self.terms:
             gradients += [r.gradient(b) for r, b in zip(rates, by_cell, strict=True)]
         return values, np.array([e.pull_gradient(g) for e, g in zip(expansions, gradients, strict=True)])
@@ -194,10 +198,10 @@ class Likelihood:
         nu = self.model.rates.nu(full)
         lines = self._empty_bins(nu)
         for channel, terms in self.terms.items():
-            names = [s.name for s in self.model.unbinned[channel].samples]
-            yields = nu[self.model.rates.cells(channel)]
+            names = self.model.unbinned[channel].samples
             for term in terms:
-                if not term.value(yields, full, self._threshold(channel))[1]:
+                yields = nu[self.model.rates.cells(channel, term.cell.bin)]
+                if not term.value(yields, full, self._threshold(channel, term.cell.bin))[1]:
                     continue
                 index, density, parts = term.nonpositive(yields, full)
                 for i, d, part in zip(index, density, parts.T, strict=True):
@@ -229,7 +233,7 @@ class Likelihood:
                 "check yields and ratios of the samples that cancel, or restrict the parameters' bounds"
             )
 
-    def _threshold(self, channel: str) -> float:
+    def _threshold(self, channel: str, bin: int) -> float:
         """Of the density over the reference density, in expected events."""
-        scale = float(self.model.rates.scale[self.model.rates.bins[channel]].sum())
+        scale = float(self.model.rates.scale[self.model.rates.bins[channel]][bin])
         return self.relative_threshold * max(scale, 1.0)

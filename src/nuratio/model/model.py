@@ -34,9 +34,9 @@ class Model:
     Parameters
     ----------
     companion : pyhf.Model
-        Rates, parameters and constraints: every channel, the unbinned ones with one bin.
+        Rates, parameters and constraints: every channel, the unbinned ones with one bin or a few coarse ones.
     unbinned : sequence of UnbinnedChannel
-        Each named like a companion channel with one bin and the same samples.
+        Each named like a companion channel, with a cell for each of its bins and the same samples.
     parameters : sequence of dict
         ``unbinned.parameters`` of a workspace: normfactors given by an expression, and free parameters they need.
     poi : str or None
@@ -67,12 +67,13 @@ class Model:
             if name not in self.rates.channels:
                 raise InvalidModel(f"unbinned channel {name!r} has no companion channel of that name")
             _, samples, bins = self.rates.channels[name]
-            if bins != 1:
-                raise InvalidModel(f"the companion of unbinned channel {name!r} has {bins} bins, not one")
-            if samples != tuple(s.name for s in channel.samples):
+            if [cell.bin for cell in channel.cells] != list(range(bins)):
                 raise InvalidModel(
-                    f"unbinned channel {name!r} has samples {[s.name for s in channel.samples]}, its companion "
-                    f"{list(samples)}"
+                    f"unbinned channel {name!r} has {len(channel.cells)} cells, its companion {bins} bins"
+                )
+            if samples != channel.samples:
+                raise InvalidModel(
+                    f"unbinned channel {name!r} has samples {list(channel.samples)}, its companion {list(samples)}"
                 )
         events = {name: len(channel) for name, channel in self.unbinned.items()}
         self.config = Config(companion.config, self.parameters, parameters, events, poi)
@@ -176,12 +177,12 @@ class Model:
         nu = self.rates.nu(full)
         main = np.zeros(self.config.nmaindata)
         for name, where in self.config.channel_slices.items():
-            yields = nu[self.rates.cells(name)]
+            yields = nu[self.rates.cells(name)].reshape(-1, self.rates.channels[name][2])
             if name in self.unbinned:
                 channel = self.unbinned[name]
                 main[where.start + len(channel.observed) : where.stop] = pool_weights(channel, yields, full)
             else:
-                main[where] = yields.reshape(-1, self.config.channel_nbins[name]).sum(0)
+                main[where] = yields.sum(0)
         return main
 
     def expected_data(self, pars: ArrayLike, include_auxdata: bool = True) -> Floats:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nuratio.model.interpolation import ADDITIVE
 
-__all__ = ["Cumulant", "LinearIntegral", "Normalisation", "PoolIntegral", "Powers", "Unit"]
+__all__ = ["Cumulant", "InCell", "LinearIntegral", "Normalisation", "PoolIntegral", "Powers", "Unit"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,6 +39,31 @@ class Unit:
     def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
         """See `Normalisation`."""
         return 1.0, np.zeros(len(alpha)), np.zeros((len(alpha), len(alpha)))
+
+
+@dataclass(frozen=True, eq=False)
+class InCell:
+    """In one of several cells: N = nominal share of the sample in the cell x how its integral there varies.
+
+    A share of 0 makes the density of the sample there 0.
+
+    Attributes
+    ----------
+    share : float
+        Integral of the sample's ratio over the cell: p(cell).
+    variation : Normalisation
+        The varied integral over the cell, relative to the nominal one.
+    """
+
+    share: float
+    variation: Normalisation
+
+    def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
+        """See `Normalisation`."""
+        if self.share == 0:
+            return 0.0, np.zeros(len(alpha)), np.zeros((len(alpha), len(alpha)))
+        inverse, gradient, curvature = self.variation.at(alpha, hessian=hessian)
+        return inverse / self.share, gradient, curvature
 
 
 @dataclass(frozen=True, eq=False)

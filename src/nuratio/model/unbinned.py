@@ -5,12 +5,16 @@
 An unbinned channel is a histogram with one bin per event: its list of events is the observed ones, then the pool of
 simulated ones, and a data set is a weight for each. nu_tot belongs to the companion channel (`Model` adds it).
 
+Where the companion has several bins, events lie in coarse cells, and the density is that of a hybrid between a binned
+and an unbinned channel, nu_cb(theta) p_c(x | b, alpha): rates with parameters per bin (staterror, shapesys,
+shapefactor), shapes within the cell.
+
 Kernels sum over events with effective yields nu_c / N_c(alpha) (`nuratio.model.kernels.program`); the chain rule from
 there to yields and nuisances is here.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,53 +28,129 @@ from nuratio.model.kernels.program import Mode, Program, Sums
 from nuratio.model.shapes import SampleShape
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["EventTerm", "UnbinnedChannel", "pool_integral"]
+__all__ = ["EventCell", "EventTerm", "Events", "UnbinnedChannel", "pool_integral"]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events of a table: all of them, or those at ``index``.
+
+    Attributes
+    ----------
+    table : RatioTable
+    index : ndarray of int, shape (n,), or None
+    """
+
+    table: RatioTable
+    index: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.table) if self.index is None else len(self.index)
+
+    @cached_property
+    def rows(self) -> RatioTable:
+        """Their rows: the table itself, without a copy, if that is all of them."""
+        return self.table if self.index is None else self.table.take(self.index)
+
+    def chunks(self, size: int) -> Iterator[tuple[slice, Floats]]:
+        """Some events at a time: (which of the n, columns in float64 of shape (columns, m)), m <= ``size``."""
+        if self.index is None:
+            yield from self.table.chunks(size)
+            return
+        for start in range(0, len(self.index), size):
+            part = self.index[start : start + size]
+            yield slice(start, start + len(part)), self.table.take(part).values.astype(np.float64)
+
+    def of(self, values: Floats) -> Floats:
+        """What numbers of the table's events are for these ones, shape (n,)."""
+        return values if self.index is None else values[self.index]
+
+    def where(self, kept: NDArray[np.bool_]) -> "Events":
+        """Some of them; shape of the mask (n,)."""
+        if kept.all():
+            return self
+        return Events(self.table, np.flatnonzero(kept) if self.index is None else self.index[kept])
 
 
 @dataclass(frozen=True, eq=False)
 class UnbinnedChannel:
-    """One unbinned channel.
+    """One unbinned channel: its events, in one cell or in several coarse ones.
 
     Attributes
     ----------
     name : str
         Also the companion channel's.
-    samples : tuple of SampleShape
-        In the companion's order (C of them).
     observed, pool : RatioTable
         The two event tables.
-    pool_weights : ndarray, shape (pool events,)
-        Reference weights of the pool: the measure q(x) dx, summing to 1.
+    cells : tuple of EventCell
+        One for each bin of the companion.
     observed_features, pool_features : RatioTable or None
         Features of the same events, for drawing.
-    kernel : Kernel
-        What evaluates the events.
     """
 
     name: str
-    samples: tuple[SampleShape, ...]
     observed: RatioTable
     pool: RatioTable
-    pool_weights: Floats
+    cells: "tuple[EventCell, ...]"
     observed_features: RatioTable | None = None
     pool_features: RatioTable | None = None
-    kernel: Kernel = field(default_factory=Kernel)
 
     def __len__(self) -> int:
         return len(self.observed) + len(self.pool)
 
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """Names of the samples."""
+        return tuple(s.name for s in self.cells[0].samples)
+
     @cached_property
     def nuisances(self) -> tuple[int, ...]:
-        """The K nuisances with a shape effect in this channel (companion indices, sorted)."""
-        return tuple(sorted({p for s in self.samples for p in s.par}))
+        """The nuisances with a shape effect in this channel (companion indices, sorted)."""
+        return tuple(sorted({p for cell in self.cells for p in cell.nuisances}))
 
     @property
     def kinks(self) -> tuple[int, ...]:
         """Nuisances in which shapes may have a kink at zero: those of codes 0 and 1."""
-        variations = [v for s in self.samples for v in (*s.factors, *s.shifts)]
+        variations = [v for cell in self.cells for s in cell.samples for v in (*s.factors, *s.shifts)]
         return tuple(sorted({v.par for v in variations if v.code in ("code0", "code1")}))
+
+    def terms(self, weights: Floats) -> "tuple[EventTerm, ...]":
+        """The likelihood terms of a data set, given the weights of all events: observed ones, then the pool."""
+        n = len(self.observed)
+        return tuple(term for cell in self.cells for term in cell.terms(weights[:n], weights[n:]))
+
+
+@dataclass(frozen=True, eq=False)
+class EventCell:
+    """The events of an unbinned channel that share a bin of the companion, and so their yields; usually all of them.
+
+    Attributes
+    ----------
+    samples : tuple of SampleShape
+        In the companion's order (C of them), normalised to 1 over the cell.
+    observed, pool : Events
+    pool_weights : ndarray, shape (pool events of the cell,)
+        Reference weights of the pool: the measure q(x) dx, summing to 1 over the channel.
+    bin : int
+        Of the companion.
+    kernel : Kernel
+        What evaluates the events.
+    """
+
+    samples: tuple[SampleShape, ...]
+    observed: Events
+    pool: Events
+    pool_weights: Floats
+    bin: int = 0
+    kernel: Kernel = field(default_factory=Kernel)
+
+    @cached_property
+    def nuisances(self) -> tuple[int, ...]:
+        """The K nuisances with a shape effect here (companion indices, sorted)."""
+        return tuple(sorted({p for s in self.samples for p in s.par}))
 
     def program(self, table: RatioTable) -> Program:
         """The samples, compiled for the columns of a table."""
@@ -78,7 +158,7 @@ class UnbinnedChannel:
 
     @cached_property
     def _programs(self) -> tuple[Program, Program]:
-        return self.program(self.observed), self.program(self.pool)
+        return self.program(self.observed.table), self.program(self.pool.table)
 
     def normalise(self, theta: Floats, *, hessian: bool = False) -> tuple[Floats, Floats, tuple[Floats, ...]]:
         """1 / N_c (C,), gradient (C, K) and (if asked for) Hessians (C of (K, K)) of ln |N_c| at ``theta``."""
@@ -86,74 +166,70 @@ class UnbinnedChannel:
         scale, first = np.ones(c), np.zeros((c, k))
         second = tuple(np.zeros((k, k)) for _ in self.samples) if hessian else ()
         for j, sample in enumerate(self.samples):
-            if sample.par:
-                at = np.searchsorted(self.nuisances, sample.par)
-                scale[j], first[j, at], curvature = sample.norm.at(theta[list(sample.par)], hessian=hessian)
-                if hessian:
-                    second[j][np.ix_(at, at)] = curvature
+            at = np.searchsorted(self.nuisances, sample.par)
+            scale[j], first[j, at], curvature = sample.norm.at(theta[list(sample.par)], hessian=hessian)
+            if hessian:
+                second[j][np.ix_(at, at)] = curvature
         return scale, first, second
 
-    def terms(self, weights: Floats) -> tuple["EventTerm", ...]:
-        """The likelihood terms of a data set: one per table with a non-zero weight; weight-zero events are dropped."""
-        n = len(self.observed)
-        parts = ((self.observed, weights[:n], 0), (self.pool, weights[n:], n))
+    def terms(self, observed: Floats, pool: Floats) -> "tuple[EventTerm, ...]":
+        """One for each table with a non-zero weight, given the weights of all its events; others are dropped."""
+        parts = ((self.observed, observed, 0), (self.pool, pool, len(observed)))
         return tuple(
-            EventTerm.select(self, program, table, w, first)
-            for (table, w, first), program in zip(parts, self._programs, strict=True)
-            if np.any(w)
+            EventTerm.select(self, program, events, events.of(weights), first)
+            for (events, weights, first), program in zip(parts, self._programs, strict=True)
+            if np.any(events.of(weights))
         )
 
     def evaluate(
-        self, table: RatioTable, theta: Floats, *, size: int = 8192
+        self, events: Events, theta: Floats, *, size: int = 8192
     ) -> Iterator[tuple[slice, Floats, list[Floats]]]:
-        """Blocks of (events, T of shape (C, m), d T_c / d alpha of shape (nuisances of sample c, m)) over a table."""
-        program = self.program(table)
+        """Blocks of (events, T of shape (C, m), d T_c / d alpha of shape (nuisances of sample c, m))."""
+        program = self.program(events.table)
         scale, slope, _ = self.normalise(theta)
         coefficients = program.at(scale, theta)
-        for events, x in table.chunks(size):
+        for some, x in events.chunks(size):
             blocks = sample_blocks(program, coefficients, x)
             t = scale[:, None] * np.array([b.t for b in blocks])
             first = []
             for c, (sample, b) in enumerate(zip(self.samples, blocks, strict=True)):
                 at = np.searchsorted(self.nuisances, sample.par)
                 first.append(scale[c] * b.first() - slope[c, at][:, None] * t[c] if sample.par else np.empty((0, 0)))
-            yield events, t, first
+            yield some, t, first
 
 
 @dataclass(frozen=True, eq=False)
 class EventTerm:
-    """Events of one channel with their weights: -2 sum_i w_i ln(density_i), and its derivatives.
+    """Events of one cell with their weights: -2 sum_i w_i ln(density_i), and its derivatives.
 
     Attributes
     ----------
-    channel : UnbinnedChannel
+    cell : EventCell
     program : Program
-    table : RatioTable
-        n events.
+    events : Events
+        n of them.
     weights : ndarray, shape (n,)
     first : int
-        Position in the channel's list of events of the first one of the table they were taken from.
-    index : ndarray of int, shape (n,), or None
-        Which events of that table; all of them if None.
+        Position in the channel's list of events of the first one of their table.
     """
 
-    channel: UnbinnedChannel
+    cell: EventCell
     program: Program
-    table: RatioTable
+    events: Events
     weights: Floats
     first: int
-    index: NDArray[np.int64] | None = None
     _memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def select(
-        cls, channel: UnbinnedChannel, program: Program, table: RatioTable, weights: Floats, first: int
-    ) -> "EventTerm":
-        """The events of non-zero weight; the table itself, without a copy, if that is all of them."""
-        if np.all(weights):
-            return cls(channel, program, table, weights, first)
-        index = np.flatnonzero(weights)
-        return cls(channel, program, table.take(index), weights[index], first, index)
+    def select(cls, cell: EventCell, program: Program, events: Events, weights: Floats, first: int) -> "EventTerm":
+        """Those of non-zero weight."""
+        kept = weights != 0
+        return cls(cell, program, events.where(kept), weights[kept], first)
+
+    @property
+    def table(self) -> RatioTable:
+        """Their rows."""
+        return self.events.rows
 
     def value(self, nu: Floats, theta: Floats, threshold: float) -> tuple[float, int]:
         """-2 sum w ln density, continued below the threshold, and the number of events where it is not positive.
@@ -164,7 +240,7 @@ class EventTerm:
         """
         if self._seen_again(theta):
             return self.frozen(theta).value(nu, theta, threshold)
-        scale, _, _ = self.channel.normalise(theta)
+        scale, _, _ = self.cell.normalise(theta)
         (sums,) = self._sums(self.program.at(nu * scale, theta), threshold, order=0)
         return -2 * sums.value, sums.nonpositive
 
@@ -175,14 +251,14 @@ class EventTerm:
 
         Without ``hessian`` the last is empty.
         """
-        scale, n1, n2 = self.channel.normalise(theta, hessian=hessian)
+        scale, n1, n2 = self.cell.normalise(theta, hessian=hessian)
         effective = nu * scale
         coefficients = self.program.at(effective, theta)
         (sums,) = self._sums(coefficients, threshold, order=2 if hessian else 1)
         gradient = self._gradient(sums, coefficients, scale, n1)
         if not hessian:
             return -2 * sums.value, -2 * gradient, np.empty((0, 0))
-        c, k = len(scale), len(self.channel.nuisances)
+        c, k = len(scale), len(self.cell.nuisances)
         chain = np.eye(c + k)  # d (nu / N, alpha) / d (nu, alpha)
         chain[:c, :c] = np.diag(scale)
         chain[:c, c:] = -effective[:, None] * n1
@@ -198,7 +274,7 @@ class EventTerm:
         """Values (M,) and gradients (M, C + K) at M points in one pass; nu (M, C), theta (M, F)."""
         points = []
         for n, t in zip(nu, theta, strict=True):
-            scale, n1, _ = self.channel.normalise(t)
+            scale, n1, _ = self.cell.normalise(t)
             points.append((self.program.at(n * scale, t), scale, n1))
         sums = self._sums(Coefficients.join([coefficients for coefficients, _, _ in points]), threshold, order=1)
         gradients = [self._gradient(s, *point) for s, point in zip(sums, points, strict=True)]
@@ -212,14 +288,14 @@ class EventTerm:
 
     def _sums(self, coefficients: Coefficients, threshold: float, *, order: int) -> list[Sums]:
         options = {"threshold": threshold, "order": order}
-        return self.channel.kernel.sums(self.program, coefficients, self.table, self.weights, **options)
+        return self.cell.kernel.sums(self.program, coefficients, self.table, self.weights, **options)
 
     def frozen(self, theta: Floats) -> "EventTerm":
         """The same term with all shapes evaluated at ``theta``: a table of one column per sample, without nuisances.
 
         The last one is remembered.
         """
-        if not self.channel.nuisances:
+        if not self.cell.nuisances:
             return self
         at, term = self._memo.get("frozen", (b"", self))
         return term if at == self._key(theta) else self._freeze(theta)
@@ -227,36 +303,34 @@ class EventTerm:
     def _seen_again(self, theta: Floats) -> bool:
         """Whether the nuisances are those that this was last asked for."""
         last, self._memo["seen"] = self._memo.get("seen"), self._key(theta)
-        return bool(self.channel.nuisances) and last == self._memo["seen"]
+        return bool(self.cell.nuisances) and last == self._memo["seen"]
 
     def _key(self, theta: Floats) -> bytes:
-        return theta[list(self.channel.nuisances)].tobytes()
+        return theta[list(self.cell.nuisances)].tobytes()
 
     def _freeze(self, theta: Floats) -> "EventTerm":
-        scale, _, _ = self.channel.normalise(theta)
-        densities = self.channel.kernel.densities(self.program, self.program.at(scale, theta), self.table)
-        samples = tuple(SampleShape(s.name, s.name) for s in self.channel.samples)
-        channel = UnbinnedChannel(
-            self.channel.name, samples, densities, densities.head(0), np.empty(0), kernel=self.channel.kernel
-        )
-        term = EventTerm(channel, channel.program(densities), densities, self.weights, self.first, self.index)
+        scale, _, _ = self.cell.normalise(theta)
+        densities = self.cell.kernel.densities(self.program, self.program.at(scale, theta), self.table)
+        samples = tuple(SampleShape(s.name, s.name) for s in self.cell.samples)
+        cell = replace(self.cell, samples=samples)
+        term = EventTerm(cell, cell.program(densities), Events(densities), self.weights, self.first)
         self._memo["frozen"] = (self._key(theta), term)
         return term
 
     def nonpositive(self, nu: Floats, theta: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
         """Events with a density <= 0: index in the channel, density, and nu_c T_c of each sample (C, events)."""
         found: list[tuple[int, float, Floats]] = []
-        for events, t, _ in self.channel.evaluate(self.table, theta):
+        for some, t, _ in self.cell.evaluate(self.events, theta):
             parts = nu[:, None] * t
             density = parts.sum(0)
-            found += [(events.start + i, density[i], parts[:, i]) for i in np.flatnonzero(~(density > 0))]
+            found += [(some.start + i, density[i], parts[:, i]) for i in np.flatnonzero(~(density > 0))]
         where = np.array([f[0] for f in found], dtype=np.int64)
-        index = self.first + (where if self.index is None else self.index[where])
+        index = self.first + (where if self.events.index is None else self.events.index[where])
         return index, np.array([f[1] for f in found]), np.array([f[2] for f in found]).reshape(-1, len(nu)).T
 
 
 def pool_integral(
-    sample: SampleShape, pool: RatioTable, weights: Floats, kernel: Kernel
+    sample: SampleShape, pool: Events, weights: Floats, kernel: Kernel
 ) -> Callable[[Floats], tuple[float, Floats, Floats]]:
     """sum_i q_i t(x_i | alpha) of one sample as a function of its nuisances (K,), with gradient and Hessian.
 
@@ -264,19 +338,19 @@ def pool_integral(
     ----------
     sample : SampleShape
         Its normalisation is not used.
-    pool : RatioTable
-    weights : ndarray, shape (pool events,)
-        q.
+    pool : Events
+    weights : ndarray, shape (n,)
+        Their q.
     kernel : Kernel
     """
-    program = Program.compile((sample,), pool.names, sample.par)
+    program = Program.compile((sample,), pool.table.names, sample.par)
     one = np.ones(1)
 
     def integral(alpha: Floats) -> tuple[float, Floats, Floats]:
         theta = np.zeros(max(sample.par) + 1)
         theta[list(sample.par)] = alpha
         coefficients = program.at(one, theta)
-        (sums,) = kernel.sums(program, coefficients, pool, weights, mode=Mode.INTEGRAL, order=2)
+        (sums,) = kernel.sums(program, coefficients, pool.rows, weights, mode=Mode.INTEGRAL, order=2)
         gradient = program.gradient(sums, coefficients)[0]
         return sums.value, gradient, program.hessian(sums, one, theta)[1:, 1:]
 

@@ -293,10 +293,8 @@ def _select(norm: JSON, names: list[str], cross: list[int]) -> JSON:
     rows = at + [n + i for i in at] + [2 * n + j for j in cross]
     new = norm | {"parameters": names}
     if norm["type"] == "cumulant":
-        new |= {
-            "mean": [norm["mean"][i] for i in rows],
-            "covariance": [[norm["covariance"][i][j] for j in rows] for i in rows],
-        }
+        mean, covariance = np.array(norm["mean"]), np.array(norm["covariance"])  # perhaps with an axis of cells first
+        new |= {"mean": mean[..., rows].tolist(), "covariance": covariance[..., rows, :][..., rows].tolist()}
     return new
 
 

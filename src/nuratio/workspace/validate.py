@@ -13,6 +13,7 @@ import pyhf
 
 from nuratio.errors import did_you_mean
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.cells import cell_problems
 
 __all__ = ["core", "modifier_names", "problems", "schema", "schema_problems"]
 
@@ -100,9 +101,6 @@ def _extension(spec: Mapping[str, Any], extension: Mapping[str, Any], tables: Ma
             found.append(f"{where}: no companion channel {name!r}; {did_you_mean(name, companions, 'channels')}")
             continue
         companion = companions[name]
-        bins = len(companion["samples"][0]["data"])
-        if bins != 1:
-            found.append(f"{where}: the companion of {name!r} has {bins} bins; an unbinned channel's rate has one")
         mine, theirs = [s["name"] for s in channel["samples"]], {s["name"] for s in companion["samples"]}
         found += _repeats(f"{where}/samples", mine)
         if set(mine) != theirs:
@@ -118,6 +116,7 @@ def _extension(spec: Mapping[str, Any], extension: Mapping[str, Any], tables: Ma
                 elif file in tables and role == "file":
                     rows[kind] = tables[file]
         found += _events(where, channel, rows, counts.get(name))
+        found += cell_problems(where, channel, companion, rows, counts.get(name))
         for j, sample in enumerate(channel["samples"]):
             found += _sample(f"{where}/samples/{j}", sample, rows, parameters)
     return found
@@ -189,6 +188,7 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
             for p in c["parameters"]
             if p not in quadexp
         ]
+    cells = [len(sample["shares"])] if "shares" in sample else []
     norm = sample.get("normalisation")
     if quadexp and norm is None:
         found.append(f"{where}: quadexp modifiers need the sample's normalisation")
@@ -196,11 +196,12 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
         k = 2 * len(norm["parameters"]) + len(crossed)
         if sorted(norm["parameters"]) != sorted(quadexp):
             found.append(f"{where}/normalisation: parameters {norm['parameters']} differ from the modifiers {quadexp}")
-        if norm["type"] == "cumulant" and (
-            len(norm["mean"]) != k or [len(row) for row in norm["covariance"]] != [k] * k
+        if norm["type"] == "cumulant" and not (
+            _has_shape(norm["mean"], *cells, k) and _has_shape(norm["covariance"], *cells, k, k)
         ):
             found.append(
                 f"{where}/normalisation: mean and covariance must have {k} rows (columns d1, then d2, then cross terms)"
+                f"{f', for each of the {cells[0]} cells' if cells else ''}"
             )
     if norm is None or norm["type"] != "pool":
         factors = [m["name"] for m in varied if m["interpcode"] in ("code1", "code4")]
@@ -215,8 +216,21 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
                 found.append(
                     f"{where}: {lacking} need their integral (varied over nominal yield), or a pool normalisation"
                 )
+            number = f"{cells[0]} numbers" if cells else "a number"
+            found += [
+                f"{where}/modifiers: the integral of {m['name']!r} must be {number}"
+                for m in varied
+                if "integral" in m and not all(_has_shape(m["integral"][side], *cells) for side in ("hi", "lo"))
+            ]
     found += _anchors(where, sample, varied, rows)
     return found
+
+
+def _has_shape(value: Any, *shape: int) -> bool:
+    """Whether nested lists of numbers have this shape."""
+    if not shape:
+        return not isinstance(value, list)
+    return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(v, *shape[1:]) for v in value)
 
 
 def _anchors(where: str, sample: Mapping[str, Any], varied: list[Any], rows: Mapping[str, RatioTable]) -> list[str]:

@@ -207,22 +207,22 @@ class Workspace:
                 main[where.start : where.start + n] = 1.0
         return np.concatenate([main, model.config.auxdata]) if include_auxdata else main
 
-    def unbin(self, channel: str) -> "Workspace":
-        """The same analysis with a binned channel rewritten as an unbinned one, one event per bin.
+    def unbin(self, channel: str, *, split: int = 1) -> "Workspace":
+        """The same analysis with a binned channel rewritten as an unbinned one, ``split`` events per bin.
 
         The ratios are piecewise constant, so the likelihood is the same up to a constant: the sharpest test there is of
-        the unbinned part.
+        the unbinned part. A channel with parameters per bin keeps its bins as coarse cells.
 
         Raises
         ------
         UnknownName
             No such channel.
         InvalidWorkspace
-            The channel is unbinned already, or has per-bin parameters (staterror, shapesys, shapefactor).
+            The channel is unbinned already; less than one event per bin.
         """
         if channel not in self.channels:
             raise UnknownName(f"no channel {channel!r}; {did_you_mean(channel, self.channels, 'channels')}")
-        spec, file, table = unbin_channel(self.spec, channel, DEFAULT_SETTINGS)
+        spec, file, table = unbin_channel(self.spec, channel, DEFAULT_SETTINGS, split)
         return Workspace(spec, {**self.tables, file: table})
 
     # --- others from it: see `nuratio.workspace.operations`
