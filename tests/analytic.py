@@ -5,6 +5,7 @@ background's normalisation. All ratios are analytic, the pool is drawn from the 
 """
 
 import numpy as np
+import pytest
 from scipy.integrate import quad
 
 from nuratio.ratios.table import RatioTable
@@ -213,3 +214,15 @@ def random_point(model, rng, spread=0.6):
     low, high = np.array(model.config.suggested_bounds()).T
     start = np.array(model.config.suggested_init())
     return np.clip(start + rng.normal(0, spread, len(start)), low + 1e-3, high - 1e-3)
+
+
+def check_derivatives(likelihood, theta):
+    """The gradient and the Hessian are central differences of the value and of the gradient."""
+    h = 1e-5
+    value, gradient, hessian = likelihood.derivatives(theta, hessian=True)
+    assert value == pytest.approx(likelihood.value(theta), rel=1e-13)
+    steps = h * np.eye(len(theta))
+    numeric = np.array([likelihood.value(theta + s) - likelihood.value(theta - s) for s in steps]) / (2 * h)
+    np.testing.assert_allclose(gradient, numeric, atol=2e-6, rtol=1e-6)
+    numeric = np.array([likelihood.gradient(theta + s) - likelihood.gradient(theta - s) for s in steps]) / (2 * h)
+    np.testing.assert_allclose(hessian, numeric, atol=1e-5, rtol=1e-6)

@@ -10,18 +10,6 @@ from nuratio.model.model import Model
 from nuratio.model.positivity import extended_log
 from nuratio.workspace.workspace import Workspace
 
-
-def check_derivatives(likelihood, theta, scale=1.0):
-    h = 1e-5
-    value, gradient, hessian = likelihood.derivatives(theta, hessian=True)
-    assert value == pytest.approx(likelihood.value(theta), rel=1e-13)
-    steps = h * np.eye(len(theta))
-    numeric = np.array([likelihood.value(theta + s) - likelihood.value(theta - s) for s in steps]) / (2 * h)
-    np.testing.assert_allclose(gradient, numeric, atol=2e-6 * scale, rtol=1e-6)
-    numeric = np.array([likelihood.gradient(theta + s) - likelihood.gradient(theta - s) for s in steps]) / (2 * h)
-    np.testing.assert_allclose(hessian, numeric, atol=1e-5 * scale, rtol=1e-6)
-
-
 # --- the formula
 
 
@@ -87,7 +75,7 @@ def test_derivatives_on_observed_asimov_and_toy_data(analytic_model, rng):
     model, data = analytic_model
     theta = analytic.random_point(model, rng)
     for vector in (data, model.asimov(theta), model.sample(theta, rng)):
-        check_derivatives(model.likelihood(vector), analytic.random_point(model, rng))
+        analytic.check_derivatives(model.likelihood(vector), analytic.random_point(model, rng))
 
 
 def pool_normalised(ws):
@@ -112,7 +100,7 @@ def test_pool_normalisation_keeps_the_integral_at_every_alpha(analytic_workspace
         assert integral(model, theta) == pytest.approx(nominal, rel=1e-13)
     data = pool_normalised(analytic_workspace).data(model)
     for vector in (data, model.asimov(np.array(model.config.suggested_init()))):
-        check_derivatives(model.likelihood(vector), analytic.random_point(model, rng, 0.3))
+        analytic.check_derivatives(model.likelihood(vector), analytic.random_point(model, rng, 0.3))
 
 
 def test_both_normalisations_agree_where_shapes_are_small(analytic_workspace):
@@ -151,7 +139,7 @@ def test_an_expression_is_the_value_it_stands_for(interference_workspace, analyt
     by = dict(zip(model.config.par_names, theta, strict=True))
     same = [by[n] if n != "mu" else by["mu"] - 0.3 * np.sqrt(by["mu"]) for n in plain.config.par_names]
     assert model.twice_nll(theta, data) == pytest.approx(plain.twice_nll(same, plain_data), rel=1e-14)
-    check_derivatives(model.likelihood(data), theta)
+    analytic.check_derivatives(model.likelihood(data), theta)
 
 
 def test_the_counting_version_stays_a_pyhf_workspace(interference_workspace):

@@ -13,6 +13,7 @@ __all__ = ["cell_problems"]
 
 _SIGMAS = 6.0  # by which a share may differ from what the pool gives, and
 _ALLOWANCE = 1e-3  # more than that
+_OFF_UNITY = 1e-2  # of the sum of shares, which may be integrals over the pool
 
 
 def cell_problems(
@@ -105,7 +106,7 @@ def _shares(
 ) -> list[str]:
     bins = len(companion["data"])
     shares = np.array(sample.get("shares", []), dtype=np.float64)
-    if len(shares) != bins or abs(shares.sum() - 1) > 1e-6:
+    if len(shares) != bins or abs(shares.sum() - 1) > _OFF_UNITY:
         return [f"{where}/shares: one for each of the {bins} cells, with the sum 1, not {sample.get('shares')}"]
     varied = [m["data"] for m in companion["modifiers"] if m["type"] == "histosys"]
     expected = np.abs([companion["data"], *(v[side] for v in varied for side in ("hi_data", "lo_data"))]).sum(0)
