@@ -101,6 +101,31 @@ def test_the_limit_is_the_exact_one_within_the_small_simulation(workspace, exact
     assert (tmp_path / "limit.png").stat().st_size > 10_000
 
 
+def test_coarse_cells_take_the_same_networks(folder, workspace, exact):
+    """Rates per cell, with the simulation's statistics, from a Binning of a feature; nothing is trained again."""
+    config = yaml.safe_load((folder / "analysis.yml").read_text())
+    config["Regions"][0] |= {"Variable": "ln_mll", "Binning": [5.7, 6.4, 6.7, 7.1, 8.1]}
+    (folder / "cells.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run("build", folder / "cells.yml", "--cache", folder / "cache", "-o", folder / "cells")
+    channel = run("inspect", folder / "cells")["channels"]["SR"]
+    assert channel["bins"] == 4
+    plain = run("inspect", workspace)["channels"]["SR"]
+    assert channel["yields"] == pytest.approx(plain["yields"], rel=1e-6)
+    fits = {name: load_result(json.dumps(run("fit", folder / name))) for name in ("cells", "ws")}
+    assert fits["cells"].valid, fits["cells"].message
+    gammas = [n for n in fits["cells"].names if n.startswith("staterror_SR")]
+    assert len(gammas) == 4
+    truth = fit(exact, exact.data)
+    assert abs(fits["cells"]["kappa"].value - truth["kappa"].value) < 0.8 * truth["kappa"].uncertainty
+    ratio = fits["cells"]["kappa"].uncertainty / fits["ws"]["kappa"].uncertainty
+    assert 0.95 < ratio < 1.5  # rates of the simulation are known to their statistics only
+    config["Regions"][0]["Binning"] = [5.7, 6.4, 7.1]
+    (folder / "cells.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    refused = CliRunner().invoke(cli, ["build", str(folder / "cells.yml"), "--cache", str(folder / "cache"), "-o", "x"])
+    assert refused.exit_code != 0
+    assert "lie outside the cells, 5.7 <= ln_mll < 7.1; widen the Binning" in refused.stderr
+
+
 def test_the_other_questions(workspace, tmp_path):
     tested = run("cls", workspace, "--poi-value", "1.7")
     assert 0 < tested["CLs"] < 0.05

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nuratio.data.sample import EventSample
 from nuratio.data.templates import histogram
@@ -112,9 +113,10 @@ def build(
         events = read_region(config, region, progress=progress)
         if region.get("Type") == "unbinned":
             trained = _train_region(config, region, events, cache, progress)
-            channels.append(_companion(config, name, trained))
-            observations.append({"name": name, "data": [len(events.data)]})
-            entry, new_tables = _channel(name, trained, events)
+            cells = Cells(region["Variable"], region["Binning"]) if "Binning" in region else None
+            entry, new_tables = _channel(name, trained, events, cells)
+            channels.append(_companion(config, name, trained, cells))
+            observations.append({"name": name, "data": _counts(new_tables[f"{name}.observed"], cells)})
             unbinned.append(entry)
             tables |= new_tables
             files += [file_entry(key, table) for key, table in new_tables.items()]
@@ -252,55 +254,124 @@ def _yield_ratios(nominal: float, up: float, down: float | None, where: str) -> 
     return hi, lo
 
 
-def _companion(config: Config, region: str, trained: Trained) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cells:
+    """Coarse cells of an unbinned region: bins of one of its features.
+
+    Attributes
+    ----------
+    variable : str
+    edges : list of float
+    """
+
+    variable: str
+    edges: list[float]
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def of(self, values: ArrayLike, where: str) -> NDArray[np.int64]:
+        """The cell of each event, shape (n,), from the values of its variable.
+
+        Raises
+        ------
+        InvalidData
+            Some events lie in none.
+        """
+        x = np.asarray(values, dtype=np.float64)
+        outside = int(((x < self.edges[0]) | (x >= self.edges[-1])).sum())
+        if outside:
+            raise InvalidData(
+                f"{where}: {outside} of {len(x)} events lie outside the cells, {self.edges[0]:g} <= {self.variable} < "
+                f"{self.edges[-1]:g}; widen the Binning or add the range to the region's Filter"
+            )
+        return np.digitize(x, self.edges) - 1
+
+
+def _companion(config: Config, region: str, trained: Trained, cells: Cells | None) -> dict[str, Any]:
     samples = []
-    for part in trained.parts:
+    for part, events in trained.parts.items():
+        varied = {name: pair for (owner, name), pair in trained.varied.items() if owner == part.name}
+        if cells is not None:
+            for name, pair in varied.items():
+                for side in (s for s in pair if s is not None):
+                    cells.of(side.column(cells.variable), f"region {region!r}, {name!r} of {part.name!r}")
+            samples.append({"name": part.name} | _rates(config, region, part.sample, events, varied, cells))
+            continue
         modifiers = _modifiers(config, region, part.sample)
-        for (owner, name), (up, down) in trained.varied.items():
-            if owner == part.name:
-                where = f"region {region!r}, {name!r} of {part.name!r}"
-                hi, lo = _yield_ratios(part.total, up.total, None if down is None else down.total, where)
-                modifiers.append(_normsys(name, hi, lo))
+        for name, (up, down) in varied.items():
+            where = f"region {region!r}, {name!r} of {part.name!r}"
+            modifiers.append(
+                _normsys(name, *_yield_ratios(part.total, up.total, None if down is None else down.total, where))
+            )
         samples.append({"name": part.name, "data": [part.total], "modifiers": modifiers})
     return {"name": region, "samples": samples}
 
 
 def _binned(config: Config, region: Mapping[str, Any], events: RegionEvents) -> dict[str, Any]:
-    name, variable, edges = region["Name"], region["Variable"], region["Binning"]
+    name, bins = region["Name"], Cells(region["Variable"], region["Binning"])
     samples = []
-    for sample in config.samples(name):
-        label = sample["Name"]
-        template = histogram(events.nominal[label], variable, edges)
-        nominal, total = template.values, float(template.values.sum())
-        modifiers = _modifiers(config, name, label)
-        if not sample.get("DisableStaterror"):
-            modifiers.append({"name": f"staterror_{name}", "type": "staterror", "data": template.staterror.tolist()})
-        for (owner, systematic), (up, down) in events.varied.items():
-            if owner != label:
-                continue
-            hi = histogram(up, variable, edges).values
-            lo = 2 * nominal - hi if down is None else histogram(down, variable, edges).values
-            ratios = (hi.sum() / total, lo.sum() / total) if total else (0.0, 0.0)
-            if min(ratios) > 0:  # rate as a normsys, the rest as a histosys, as cabinetry does it
-                modifiers.append(_normsys(systematic, *ratios))
-                hi, lo = hi / ratios[0], lo / ratios[1]
-            if len(nominal) > 1 or min(ratios) <= 0:
-                data = {"hi_data": hi.tolist(), "lo_data": lo.tolist()}
-                modifiers.append({"name": systematic, "type": "histosys", "data": data})
-        samples.append({"name": label, "data": nominal.tolist(), "modifiers": modifiers})
+    for label, nominal in events.nominal.items():
+        varied = {systematic: pair for (owner, systematic), pair in events.varied.items() if owner == label}
+        samples.append({"name": label} | _rates(config, name, label, nominal, varied, bins))
     return {"name": name, "samples": samples}
 
 
-def _channel(name: str, trained: Trained, events: RegionEvents) -> tuple[dict[str, Any], dict[str, RatioTable]]:
+def _rates(
+    config: Config,
+    region: str,
+    sample: str,
+    events: EventSample,
+    varied: Mapping[str, tuple[EventSample, EventSample | None]],
+    bins: Cells,
+) -> dict[str, Any]:
+    """Yields per bin and their modifiers."""
+    template = histogram(events, bins.variable, bins.edges)
+    nominal, total = template.values, float(template.values.sum())
+    modifiers = _modifiers(config, region, sample)
+    if not next(s for s in config.samples(region) if s["Name"] == sample).get("DisableStaterror"):
+        modifiers.append({"name": f"staterror_{region}", "type": "staterror", "data": template.staterror.tolist()})
+    for systematic, (up, down) in varied.items():
+        hi = histogram(up, bins.variable, bins.edges).values
+        lo = 2 * nominal - hi if down is None else histogram(down, bins.variable, bins.edges).values
+        ratios = (hi.sum() / total, lo.sum() / total) if total else (0.0, 0.0)
+        if min(ratios) > 0:  # rate as a normsys, the rest as a histosys, as cabinetry does it
+            modifiers.append(_normsys(systematic, *ratios))
+            hi, lo = hi / ratios[0], lo / ratios[1]
+        if len(nominal) > 1 or min(ratios) <= 0:
+            data = {"hi_data": hi.tolist(), "lo_data": lo.tolist()}
+            modifiers.append({"name": systematic, "type": "histosys", "data": data})
+    return {"data": nominal.tolist(), "modifiers": modifiers}
+
+
+def _channel(
+    name: str, trained: Trained, events: RegionEvents, cells: Cells | None
+) -> tuple[dict[str, Any], dict[str, RatioTable]]:
     """The entry of an unbinned channel and its tables."""
     estimator = trained.ratio
     pool = estimator.pool(events.nominal)
     at_pool, at_data = estimator.ratios(pool.features, event_ids=pool.event_ids), estimator.ratios(events.data)
     columns = {"pool": {}, "observed": {}}  # type: dict[str, dict[str, Any]]
     samples = []
+    features = estimator.features
+    of_pool = dict(zip(features, pool.features.T, strict=True))
+    if cells is None:
+        groups = [np.ones(len(pool.weights), dtype=bool)]
+    else:
+        columns["pool"]["cell"] = cells.of(of_pool[cells.variable], f"region {name!r}, simulation")
+        columns["observed"]["cell"] = cells.of(events.data.column(cells.variable), f"region {name!r}, data")
+        groups = [columns["pool"]["cell"] == b for b in range(len(cells))]
+        empty = [b for b, group in enumerate(groups) if not group.any()]
+        if empty:
+            raise InvalidData(
+                f"region {name!r}: no simulated event in cell {empty[0]} of {cells.variable!r}; merge cells"
+            )
     for part in trained.parts:
         columns["pool"][part.name], columns["observed"][part.name] = at_pool[part.name], at_data[part.name]
         entry: dict[str, Any] = {"name": part.name, "ratio": {"column": part.name}, "modifiers": []}
+        density = pool.weights * np.float32(at_pool[part.name])
+        if cells is not None:
+            entry["shares"] = [float(density[group].sum()) for group in groups]
         d1, d2, nuisances = [], [], []
         for systematic, shape in _shapes_of(part.name, trained):
             keys = [f"{part.name}/{systematic}/{d}" for d in ("d1", "d2")]
@@ -320,23 +391,28 @@ def _channel(name: str, trained: Trained, events: RegionEvents) -> tuple[dict[st
                 }
             )
         if nuisances:
-            form = cumulants(np.array(d1), np.array(d2), pool.weights * at_pool[part.name])
+            forms = [cumulants(np.array(d1)[:, g], np.array(d2)[:, g], density[g]) for g in groups]
+            error = max(form.error for form in forms)
             norm: dict[str, Any] = {"type": "pool"}
-            if form.error <= _LARGEST_ERROR:
-                norm = {"type": "cumulant", "mean": form.mean.tolist(), "covariance": form.covariance.tolist()}
-            entry["normalisation"] = norm | {"parameters": nuisances, "error": form.error}
+            if error <= _LARGEST_ERROR:
+                moments = {
+                    "mean": [f.mean.tolist() for f in forms],
+                    "covariance": [f.covariance.tolist() for f in forms],
+                }
+                norm = {"type": "cumulant"} | ({k: v[0] for k, v in moments.items()} if cells is None else moments)
+            entry["normalisation"] = norm | {"parameters": nuisances, "error": error}
         samples.append(entry)
     columns["pool"]["reference weight"] = pool.weights
-    features = estimator.features
     tables = {
         f"{name}.observed": RatioTable.from_columns(columns["observed"]),
         f"{name}.pool": RatioTable.from_columns(columns["pool"]),
         f"{name}.observed.features": RatioTable.from_columns({f: events.data.column(f) for f in features}),
-        f"{name}.pool.features": RatioTable.from_columns(dict(zip(features, pool.features.T, strict=True))),
+        f"{name}.pool.features": RatioTable.from_columns(of_pool),
     }
     entry = {
         "name": name,
         "reference": {"fractions": dict(estimator.reference_fractions)},
+        **({} if cells is None else {"ratiocell": {"column": "cell"}}),
         "samples": samples,
         "events": {
             "observed": {"file": f"{name}.observed", "features": f"{name}.observed.features"},
@@ -348,6 +424,13 @@ def _channel(name: str, trained: Trained, events: RegionEvents) -> tuple[dict[st
         },
     }
     return entry, tables
+
+
+def _counts(observed: RatioTable, cells: Cells | None) -> list[int]:
+    if cells is None:
+        return [len(observed)]
+    counts: list[int] = np.bincount(observed["cell"].astype(np.int64), minlength=len(cells)).tolist()
+    return counts
 
 
 def _shapes_of(part: str, trained: Trained) -> Iterator[tuple[str, ShapeEstimator]]:

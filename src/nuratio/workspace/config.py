@@ -179,6 +179,12 @@ def _names(values: Mapping[str, Any]) -> list[str]:
         edges = region.get("Binning", [])
         if any(b <= a for a, b in pairwise(edges)):
             found.append(f"Regions: {region['Name']!r}: Binning must increase: {edges}")
+        features = list(region.get("Features", []))
+        if features and "Variable" in region and region["Variable"] not in features:
+            found.append(
+                f"Regions: {region['Name']!r}: cells are made in one of the Features, Variable {region['Variable']!r} "
+                f"is none; {did_you_mean(region['Variable'], features, 'features')}"
+            )
     for entry in values["NormFactors"]:
         if "Samples" not in entry and "Expression" in entry:
             found.append(f"NormFactors: {entry['Name']!r}: an Expression needs Samples to act on")
