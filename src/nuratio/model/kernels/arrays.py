@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nuratio.model.kernels.loops import Coefficients
 from nuratio.model.kernels.program import Mode, Program, Sums
 from nuratio.model.positivity import extended_log
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["SampleBlock", "sample_blocks", "sums"]
+__all__ = ["SampleBlock", "densities", "sample_blocks", "sums"]
 
 Array = Any  # of numpy or torch
 
@@ -132,6 +133,17 @@ def sums(
         _total(_point(program, k, x, w, mode, threshold, order) for x, w in _blocks(table, row, on_device))
         for k, row in zip(points, every, strict=True)
     ]
+
+
+def densities(
+    program: Program, coefficients: Coefficients, table: RatioTable, on_device: Array | None = None
+) -> NDArray[np.float64]:
+    """nu_c t_c at every event, shape (C, n)."""
+    parts = []
+    for x, _ in _blocks(table, np.zeros(len(table)), on_device):
+        t = _namespace(x).stack([b.t for b in sample_blocks(program, coefficients, x)], 0)
+        parts.append(coefficients.nu[0][:, None] * np.asarray(t.cpu() if hasattr(t, "cpu") else t))
+    return np.concatenate(parts, axis=1)
 
 
 def _blocks(table: RatioTable, weights: Array, on_device: Array | None) -> Iterator[tuple[Array, Array]]:

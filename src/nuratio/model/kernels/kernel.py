@@ -64,8 +64,12 @@ class Kernel:
     def densities(self, program: Program, coefficients: Coefficients, table: RatioTable) -> RatioTable:
         """nu_c t_c at every event, a column for each sample."""
         names = tuple(s.name for s in program.samples)
-        blocks = compiled.densities(program, coefficients, table, threads=self.threads)
-        return RatioTable(names, blocks, len(table))
+        if self.name == "numba":
+            blocks = compiled.densities(program, coefficients, table, threads=self.threads)
+            return RatioTable(names, blocks, len(table))
+        device = self._copy(table) if self.name == "torch" else None
+        columns = arrays.densities(program, coefficients, table, on_device=device)
+        return RatioTable.from_columns(dict(zip(names, columns, strict=True)), np.float64)
 
     def _copy(self, table: RatioTable) -> Any:
         if table not in self._on_device:
