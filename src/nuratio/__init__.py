@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from nuratio.data.root import read_root
     from nuratio.data.sample import EventSample
     from nuratio.infer.fit import fit
+    from nuratio.infer.goodness import goodness_of_fit
     from nuratio.infer.hypotest import hypotest, significance
     from nuratio.infer.limits import upper_limit
     from nuratio.infer.scan import scan
     from nuratio.model.model import Model
     from nuratio.ratios.estimator import RatioEstimator
     from nuratio.ratios.table import RatioTable
-    from nuratio.training.mixture import train
+    from nuratio.training.train import train
     from nuratio.workspace.workspace import Workspace
 
 _HOME = {
@@ -31,12 +32,13 @@ _HOME = {
     "RatioTable": "nuratio.ratios.table",
     "Workspace": "nuratio.workspace.workspace",
     "fit": "nuratio.infer.fit",
+    "goodness_of_fit": "nuratio.infer.goodness",
     "hypotest": "nuratio.infer.hypotest",
     "read_parquet": "nuratio.data.parquet",
     "read_root": "nuratio.data.root",
     "scan": "nuratio.infer.scan",
     "significance": "nuratio.infer.hypotest",
-    "train": "nuratio.training.mixture",
+    "train": "nuratio.training.train",
     "upper_limit": "nuratio.infer.limits",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "Workspace",
     "__version__",
     "fit",
+    "goodness_of_fit",
     "hypotest",
     "interop",
     "plots",

@@ -12,6 +12,7 @@ from nuratio.data.split import fold_of
 from nuratio.errors import InvalidData, UnknownName
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.estimator import RatioEstimator, split_by_sign
+from nuratio.ratios.heads import Softmax
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
@@ -43,7 +44,8 @@ def networks(outputs, scale=1.0):
 def estimator(reference=FRACTIONS, **changes):
     z = {"sm": (1.02, 0.01), "int[+]": (0.98, 0.01), "int[-]": (1.01, 0.02)}
     parts = tuple(split_by_sign(samples()))
-    return dataclasses.replace(RatioEstimator(parts, FRACTIONS, reference, z, networks(3), {"seed": 1}), **changes)
+    head = Softmax(tuple(FRACTIONS.values()), tuple(reference.values()))
+    return dataclasses.replace(RatioEstimator(parts, reference, head, z, networks(3), {"seed": 1}), **changes)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import nuratio
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, NormalisationWarning, StatisticsWarning, UnknownName
 from nuratio.ratios.options import TrainingOptions
-from nuratio.training.mixture import METHODS, train
+from nuratio.training.train import METHODS, train
 
 QUICK = TrainingOptions(hidden=(16, 16), epochs=10, batch_size=1024, learning_rate=1e-2, folds=2, ensemble=1)
 TINY = TrainingOptions(hidden=(4,), epochs=1, learning_rate=1e-3, folds=2, ensemble=1)

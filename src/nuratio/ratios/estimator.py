@@ -1,8 +1,9 @@
 """Trained density ratios of signed samples to one positive reference.
 
-A `RatioEstimator` is what `nuratio.train` returns. A sample with weights of both signs has two parts, ``name[+]`` and
-``name[-]``, each an ordinary positive density; the signed density of the sample is their difference. Hand `ratios` (a
-table with one column per part) to the statistical model; use `ratio` to look at one sample or part.
+A `RatioEstimator` is what `nuratio.train` returns. For most methods a sample with weights of both signs has two parts,
+``name[+]`` and ``name[-]``, each an ordinary positive density; the signed density of the sample is their difference.
+Methods that learn a signed ratio directly leave it in one. Hand `ratios` (a table with one column per part) to the
+statistical model; use `ratio` to look at one sample or part.
 """
 
 import math
@@ -12,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, UnknownName, did_you_mean
 from nuratio.ratios.crossfit import CrossFit
+from nuratio.ratios.heads import Head, head_from_dict
 from nuratio.ratios.options import TrainingOptions
-from nuratio.ratios.storage import read_estimator, write_estimator
+from nuratio.ratios.storage import made_of, read_estimator, write_estimator
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["Part", "Pool", "RatioEstimator", "split_by_sign"]
@@ -105,20 +105,17 @@ def split_by_sign(samples: Mapping[str, EventSample]) -> dict[Part, EventSample]
 class RatioEstimator:
     """Density ratios r = p/q of samples and their parts to the reference density q = sum_k rho_k |p|_k.
 
-    With s_k the classifier's probability of part k, trained with fractions t_k, and rho_k the reference fractions,
-
-        r_k(x) = (s_k(x) / t_k) / sum_j (rho_j s_j(x) / t_j) / z_k,     r_sample = (W+ r+ + W- r-) / (W+ + W-),
-
-    where s is the mean over networks, W the signed yields, and z_k makes E_q[r_k] = 1 on the cross-fitted simulation.
-    For the pooled reference (rho = t) r_k = s_k / rho_k, at most 1/rho_k before z_k (RoSMM with one classifier,
-    arXiv:2410.10216). For a reference that is one sample, its support must cover that of all others.
+    The head gives r_k z_k from the outputs of the networks, and z_k makes E_q[r_k] = 1 on the cross-fitted simulation.
+    The signed density of a sample of two parts is r_sample = (W+ r+ + W- r-) / (W+ + W-), W being the signed yields
+    (RoSMM, arXiv:2410.10216). For a reference that is one sample, its support must cover that of all others.
 
     Attributes
     ----------
     components : tuple of Part
-        Name, sample, sign, yield and statistics of every part.
-    training_fractions, reference_fractions : dict
-        Part name -> t_k and rho_k; each set sums to 1.
+        Name, sample, sign, yield and statistics of every part with a ratio.
+    reference_fractions : dict
+        Sign-split part -> rho_k; their sum is 1.
+    head : Head
     normalisation : dict
         Part name -> (z_k, its statistical error).
     networks : CrossFit
@@ -129,8 +126,8 @@ class RatioEstimator:
     """
 
     components: tuple[Part, ...]
-    training_fractions: dict[str, float]
     reference_fractions: dict[str, float]
+    head: Head
     normalisation: dict[str, tuple[float, float]]
     networks: CrossFit
     report: dict[str, Any]
@@ -189,12 +186,9 @@ class RatioEstimator:
         InvalidData, UnknownName
             Features that are missing, of the wrong shape, NaN or infinite.
         """
-        t, rho = (np.array(list(f.values())) for f in (self.training_fractions, self.reference_fractions))
         z = np.array([value for value, _ in self.normalisation.values()])
-        log_s = self.networks(x, event_ids, _log_mean_probability) - np.log(t)  # ln(s_k / t_k)
-        with np.errstate(divide="ignore"):
-            log_q = np.logaddexp.reduce(log_s + np.log(rho), axis=1)
-        return RatioTable(self.parts, np.ascontiguousarray((np.exp(log_s - log_q[:, None]) / z).T))
+        ratios = self.head.ratios(self.networks(x, event_ids, self.head.mean))
+        return RatioTable(self.parts, np.ascontiguousarray((ratios / z).T))
 
     def ratio(
         self, x: EventSample | ArrayLike, name: str, *, event_ids: NDArray[np.int64] | None = None
@@ -235,15 +229,17 @@ class RatioEstimator:
             Samples or signs of weights that are not those of the training, or missing features.
         """
         split = {part.name: events for part, events in split_by_sign(samples).items()}
-        if tuple(split) != self.parts:
-            raise InvalidData(f"samples have the parts {list(split)}; the estimator was trained on {list(self.parts)}")
+        if tuple(split) != tuple(self.reference_fractions):
+            raise InvalidData(
+                f"samples have the parts {list(split)}; the estimator was trained on {list(self.reference_fractions)}"
+            )
         used = [(k, split[name], rho) for k, (name, rho) in enumerate(self.reference_fractions.items()) if rho > 0]
         return Pool(
             features=np.concatenate([self.networks.inputs(events) for _, events, _ in used]),
             weights=np.concatenate([rho * np.abs(events.weights / events.total) for _, events, rho in used]),
             event_ids=np.concatenate([events.ids for _, events, _ in used]),
             part=np.concatenate([np.full(len(events), k) for k, events, _ in used]),
-            names=self.parts,
+            names=tuple(self.reference_fractions),
         )
 
     def save(self, directory: str | Path) -> None:
@@ -251,8 +247,8 @@ class RatioEstimator:
         document, arrays = self.networks.stored()
         document |= {
             "components": [asdict(part) for part in self.components],
-            "training_fractions": self.training_fractions,
             "reference_fractions": self.reference_fractions,
+            "head": self.head.to_dict(),
             "normalisation": self.normalisation,
             "report": self.report,
         }
@@ -268,16 +264,12 @@ class RatioEstimator:
             A missing or damaged file, or another kind of estimator.
         """
         document, arrays = read_estimator(directory, _KIND)
-        return cls(
-            components=tuple(Part(**part) for part in document["components"]),
-            training_fractions=document["training_fractions"],
-            reference_fractions=document["reference_fractions"],
-            normalisation={name: (z, error) for name, (z, error) in document["normalisation"].items()},
-            networks=CrossFit.restored(document, arrays),
-            report=document["report"],
-        )
-
-
-def _log_mean_probability(logits: Tensor) -> Tensor:
-    """Log of the mean over networks of the softmax probabilities."""
-    return torch.log_softmax(logits, dim=-1).logsumexp(dim=0) - math.log(len(logits))
+        with made_of(directory):
+            return cls(
+                components=tuple(Part(**part) for part in document["components"]),
+                reference_fractions=document["reference_fractions"],
+                head=head_from_dict(document["head"]),
+                normalisation={name: (z, error) for name, (z, error) in document["normalisation"].items()},
+                networks=CrossFit.restored(document, arrays),
+                report=document["report"],
+            )

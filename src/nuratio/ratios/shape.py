@@ -11,7 +11,7 @@ from torch import Tensor
 from nuratio.data.sample import EventSample
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.options import TrainingOptions
-from nuratio.ratios.storage import read_estimator, write_estimator
+from nuratio.ratios.storage import made_of, read_estimator, write_estimator
 
 __all__ = ["ShapeEstimator"]
 
@@ -85,7 +85,8 @@ class ShapeEstimator:
             A missing or damaged file, or another kind of estimator.
         """
         document, arrays = read_estimator(directory, _KIND)
-        return cls(CrossFit.restored(document, arrays), document["report"])
+        with made_of(directory):
+            return cls(CrossFit.restored(document, arrays), document["report"])
 
 
 def _mean(outputs: Tensor) -> Tensor:

@@ -7,16 +7,17 @@ tensors, so a reader never sees a half of one writing and a half of another. Not
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nuratio.errors import InvalidData
+from nuratio.errors import InvalidData, NuratioError
 
-__all__ = ["read_estimator", "write_estimator"]
+__all__ = ["made_of", "read_estimator", "write_estimator"]
 
 _FORMAT = 1
 _JSON, _TENSORS = "estimator.json", "estimator.safetensors"
@@ -45,16 +46,21 @@ def read_estimator(directory: str | Path, kind: str) -> tuple[dict[str, Any], di
     InvalidData
         A missing or damaged file, another kind or format, or tensors that are not those the document was written with.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     directory = Path(directory)
     try:
-        document: dict[str, Any] = json.loads((directory / _JSON).read_text())
+        document: Any = json.loads((directory / _JSON).read_bytes())
         blob = (directory / _TENSORS).read_bytes()
     except FileNotFoundError as error:
         raise InvalidData(f"no estimator in {str(directory)!r}: {error.filename} is missing") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise InvalidData(f"the estimator in {str(directory)!r} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
         raise InvalidData(f"{directory / _JSON} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidData(f"{directory / _JSON} holds no estimator, but a {type(document).__name__}")
     if document.get("kind") != kind or document.get("format") != _FORMAT:
         raise InvalidData(
             f"{directory / _JSON} holds {document.get('kind')!r}, format {document.get('format')!r}; "
@@ -64,7 +70,23 @@ def read_estimator(directory: str | Path, kind: str) -> tuple[dict[str, Any], di
         raise InvalidData(
             f"{directory / _TENSORS} is not the file {_JSON} was written with (checksum differs): copy both again"
         )
-    return document, load(blob)
+    try:
+        return document, load(blob)
+    except SafetensorError as error:
+        raise InvalidData(f"{directory / _TENSORS} is damaged: {error}") from error
+
+
+@contextmanager
+def made_of(directory: str | Path) -> Iterator[None]:
+    """Turns what fails when an estimator is made of a document with missing or odd values into `InvalidData`."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, NuratioError):
+            raise
+        raise InvalidData(
+            f"{Path(directory) / _JSON} is damaged ({type(error).__name__}: {error}); train again, or copy it again"
+        ) from error
 
 
 def _replace(path: Path, content: bytes) -> None:

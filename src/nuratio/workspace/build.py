@@ -167,7 +167,7 @@ def _train_region(
     config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, progress: bool | None
 ) -> Trained:
     from nuratio.ratios.options import TrainingOptions
-    from nuratio.training.mixture import train
+    from nuratio.training.train import train
     from nuratio.training.shape import SHAPE_OPTIONS, train_shape
 
     settings = config.values.get("Training", {})

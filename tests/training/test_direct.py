@@ -1,0 +1,119 @@
+"""Signed ratios learned directly, against the exact ones."""
+
+import numpy as np
+import pytest
+
+from nuratio.data.sample import EventSample
+from nuratio.errors import FitFailed, InvalidData, StatisticsWarning
+from nuratio.ratios.estimator import RatioEstimator
+from nuratio.ratios.options import TrainingOptions
+from nuratio.training.train import METHODS, train
+
+OPTIONS = TrainingOptions(hidden=(32, 32), epochs=18, batch_size=1024, learning_rate=1e-2, folds=2, ensemble=1)
+TINY = TrainingOptions(hidden=(4,), epochs=1, learning_rate=1e-3, folds=2, ensemble=1)
+DIRECT = [m for m in METHODS if m != "mixture"]
+
+
+def normal(x, sd):
+    return np.exp(-0.5 * (x / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+
+
+def dip(n, seed):
+    """The density 2 N(0, 1) - N(0, 0.3), and N(0, 1.5): r(0) = -2."""
+    rng = np.random.default_rng(seed)
+    x = np.r_[rng.normal(0, 1, 2 * n // 3), rng.normal(0, 0.3, n // 3)]
+    w = np.r_[np.ones(2 * n // 3), -np.ones(n // 3)]
+    return {"flat": EventSample(rng.normal(0, 1.5, n)), "dip": EventSample(x, w)}
+
+
+def exact(x):
+    return (2 * normal(x, 1) - normal(x, 0.3)) / normal(x, 1.5)
+
+
+@pytest.fixture(scope="module", params=DIRECT)
+def estimator(request):
+    return train(dip(60_000, 1), method=request.param, options=OPTIONS, seed=3, progress=False)
+
+
+def test_the_net_ratio_is_learned_where_it_is_negative(estimator):
+    assert estimator.parts == ("flat", "dip")
+    x = np.random.default_rng(7).normal(0, 1.5, 20_000)
+    r = estimator.ratio(x, "dip") / estimator.ratio(x, "flat")
+    assert np.mean((r - exact(x)) ** 2) < 0.03  # |w| in place of w gives 14, a clipped r 0.3
+    zero = np.zeros(1)
+    assert estimator.ratio(zero, "dip") / estimator.ratio(zero, "flat") == pytest.approx(-2, abs=0.4)
+
+
+def test_ratios_integrate_to_one_under_the_reference(estimator):
+    pool = estimator.pool(dip(60_000, 1))
+    assert pool.weights.min() > 0
+    table = estimator.ratios(pool.features, event_ids=pool.event_ids)
+    for name, (z, error) in estimator.normalisation.items():
+        assert pool.weights @ table[name] == pytest.approx(1, abs=1e-12)
+        assert abs(z - 1) < max(5 * error, 0.02)
+
+
+def test_saved_and_loaded_it_is_the_same_bit_for_bit(estimator, tmp_path):
+    estimator.save(tmp_path / "ratio")
+    again = RatioEstimator.load(tmp_path / "ratio")
+    x = np.linspace(-3, 3, 101)
+    np.testing.assert_array_equal(again.ratios(x).values, estimator.ratios(x).values)
+    assert again.report["method"] == estimator.report["method"]
+
+
+def test_a_named_reference_is_the_denominator():
+    """One network for p1 / p0 as in the papers."""
+    est = train(dip(60_000, 1), method="lsif", reference="flat", options=OPTIONS, seed=3, progress=False)
+    x = np.random.default_rng(7).normal(0, 1.5, 20_000)
+    assert np.mean((est.ratio(x, "dip") - exact(x)) ** 2) < 0.03
+    np.testing.assert_allclose(est.ratio(np.linspace(-2, 2, 9), "flat"), 1, atol=0.05)
+
+
+def test_a_sample_of_negative_yield_has_a_positive_ratio():
+    """Interference that is destructive everywhere: w < 0, p = w / W > 0."""
+    rng = np.random.default_rng(1)
+    samples = {
+        "a": EventSample(rng.normal(0, 1.2, 20_000)),
+        "b": EventSample(rng.normal(0.5, 1, 20_000), -np.ones(20_000)),
+    }
+    est = train(samples, method="lsif", options=OPTIONS, progress=False)
+    assert est.yields["b"] == -20_000
+    grid = np.linspace(-1, 2, 20)
+    b = np.exp(-0.5 * (grid - 0.5) ** 2) / np.exp(-0.5 * (grid / 1.2) ** 2) * 1.2
+    np.testing.assert_allclose(est.ratio(grid, "b") / est.ratio(grid, "a"), b, atol=0.12)
+
+
+def test_pare_takes_rho():
+    est = train(dip(12_000, 1), method="pare", method_options={"rho": 7.0}, options=TINY, progress=False)
+    assert est.report["method_options"] == {"rho": 7.0}
+    assert est.head.loss.rho == 7.0
+
+
+def test_a_sample_whose_weights_cancel_has_no_ratio():
+    samples = dip(12_000, 1)
+    x = samples["dip"].features[:, 0]
+    w = np.r_[np.ones(6000), -np.ones(6000) * (1 - 1e-12)]
+    with (
+        pytest.warns(StatisticsWarning),
+        pytest.raises(InvalidData, match=r"sample 'zero': its weights cancel .* method 'mixture'"),
+    ):
+        train({**samples, "zero": EventSample(x, w)}, method="lsif", options=TINY, progress=False)
+
+
+def test_a_pole_too_near_is_seen():
+    """rho^2 = 1 above a ratio of -2: the risk has no minimum."""
+    options = TrainingOptions(hidden=(32, 32), epochs=20, batch_size=512, learning_rate=0.05, folds=2, ensemble=1)
+    with pytest.raises(FitFailed, match=r"not finite|leave the domain"):
+        train(
+            dip(12_000, 1),
+            method="pare",
+            method_options={"rho": 0.5},
+            reference="flat",
+            options=options,
+            progress=False,
+        )
+
+
+def test_the_mixture_has_no_options():
+    with pytest.raises(InvalidData, match="method 'mixture' has no options"):
+        train(dip(12_000, 1), method_options={"rho": 2.0}, options=TINY, progress=False)
