@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
+from nuratio.infer.histogram import EventBins, whole_sample
 from nuratio.infer.results import FitResult, Projection
-from nuratio.model.unbinned import EventCell, UnbinnedChannel
+from nuratio.model.unbinned import EventCell
 
 __all__ = ["project"]
 
@@ -57,32 +58,27 @@ def project(
     cells, names = model.rates.cells(channel), model.rates.channels[channel][1]
     main = np.asarray(data, dtype=np.float64)[model.config.channel_slices[channel]]
     if channel in model.unbinned:
-        unbinned = model.unbinned[channel]
-        pool, observed, feature = _features(unbinned, feature)
-        bounds = _edges(edges, observed)
-        n = len(unbinned.cells)
+        bins = EventBins.of(model.unbinned[channel], feature, edges)
+        n = len(bins.channel.cells)
         nu, slopes = rates.nu[cells].reshape(-1, n), rates.jacobian[cells].reshape(len(names), n, -1)
         parts = [
-            _fill(cell, cell.pool.of(pool), bounds, nu[:, b], slopes[:, b], expansion.values)
-            for b, cell in enumerate(unbinned.cells)
+            _fill(bins, cell, nu[:, j], slopes[:, j], expansion.values) for j, cell in enumerate(bins.channel.cells)
         ]
         by_sample, jacobian = (np.sum(arrays, axis=0) for arrays in zip(*parts, strict=True))
-        seen = np.concatenate([observed, pool])
-        counts = np.histogram(seen, bounds, weights=main)[0]
+        counts, bounds, feature = bins.counts(main), bins.edges, bins.feature
     else:
-        bins = len(main)
-        bounds = np.asarray(range(bins + 1) if isinstance(edges, int) else edges, dtype=np.float64)
-        if len(bounds) != bins + 1:
-            raise InvalidModel(f"channel {channel!r} has {bins} bins, but {len(bounds)} edges were given")
-        by_sample = rates.nu[cells].reshape(-1, bins)
-        jacobian = rates.jacobian[cells].reshape(len(by_sample), bins, -1).sum(0)
+        size = len(main)
+        bounds = np.asarray(range(size + 1) if isinstance(edges, int) else edges, dtype=np.float64)
+        if len(bounds) != size + 1:
+            raise InvalidModel(f"channel {channel!r} has {size} bins, but {len(bounds)} edges were given")
+        by_sample = rates.nu[cells].reshape(-1, size)
+        jacobian = rates.jacobian[cells].reshape(len(by_sample), size, -1).sum(0)
         counts, feature = main, feature or "bin"
     gradient = expansion.pull_gradient(jacobian)
     variance = np.einsum("ba,ac,bc->b", gradient, fit.covariance, gradient)
     samples: dict[str, Floats] = {}
     for name, values in zip(names, by_sample, strict=True):
-        label = name.removesuffix("[+]").removesuffix("[-]")
-        samples[label] = samples.get(label, 0.0) + values
+        samples[whole_sample(name)] = samples.get(whole_sample(name), 0.0) + values
     return Projection(
         channel=channel,
         feature=feature,
@@ -94,37 +90,15 @@ def project(
     )
 
 
-def _features(channel: UnbinnedChannel, feature: str | None) -> tuple[Floats, Floats, str]:
-    tables = channel.pool_features, channel.observed_features
-    if tables[0] is None:
-        raise InvalidModel(f"channel {channel.name!r}: the workspace stores no features, so none can be drawn")
-    name = tables[0].names[0] if feature is None else feature
-    pool, observed = (np.asarray((t or tables[0].head(0))[name], dtype=np.float64) for t in tables)
-    return pool, observed, name
-
-
-def _edges(edges: Sequence[float] | int, observed: Floats) -> Floats:
-    if not isinstance(edges, int):
-        return np.asarray(edges, dtype=np.float64)
-    if not len(observed):
-        raise InvalidModel("no observed events to take a range from: give the bin edges")
-    return np.linspace(observed.min(), np.nextafter(observed.max(), np.inf), edges + 1)
-
-
-def _fill(
-    cell: EventCell, feature: Floats, edges: Floats, nu: Floats, nu_jacobian: Floats, theta: Floats
-) -> tuple[Floats, Floats]:
-    """Fitted counts (samples, bins) and the derivatives of their sum in the companion's parameters (bins, F)."""
-    bins = len(edges) - 1
-    where = np.digitize(feature, edges) - 1
-    where[(where < 0) | (where >= bins)] = bins  # outside the edges: an extra bin that is dropped
-    shape = np.zeros((len(nu), bins + 1))
-    slope = np.zeros((bins + 1, len(theta)))
+def _fill(bins: EventBins, cell: EventCell, nu: Floats, nu_jacobian: Floats, theta: Floats) -> tuple[Floats, Floats]:
+    """Fitted counts (samples, b) of a cell and the derivatives of their sum in the companion's parameters (b, F)."""
+    where, n = bins.in_cell(cell), len(bins.edges)
+    shape, slope = np.zeros((len(nu), n)), np.zeros((n, len(theta)))
     for events, t, slopes in cell.evaluate(cell.pool, theta):
         w, b = cell.pool_weights[events], where[events]
         for c, sample in enumerate(cell.samples):
-            shape[c] += np.bincount(b, w * t[c], bins + 1)
+            shape[c] += np.bincount(b, w * t[c], n)
             for par, first in zip(sample.par, slopes[c], strict=True):
-                slope[:, par] += nu[c] * np.bincount(b, w * first, bins + 1)
+                slope[:, par] += nu[c] * np.bincount(b, w * first, n)
     counts = nu[:, None] * shape
     return counts[:, :-1], (shape.T @ nu_jacobian + slope)[:-1]

@@ -18,6 +18,7 @@ from nuratio.errors import InvalidData, UnknownName, did_you_mean
 __all__ = [
     "Estimate",
     "FitResult",
+    "GoodnessOfFit",
     "HypotestResult",
     "LimitResult",
     "Projection",
@@ -388,8 +389,61 @@ class Projection(_Result):
         return values | {k: _array(values[k]) for k in ("edges", "data", "total", "uncertainty")}
 
 
+@dataclass(frozen=True, eq=False)
+class GoodnessOfFit(_Result):
+    """A goodness-of-fit test against the saturated model (`nuratio.goodness_of_fit`).
+
+    Attributes
+    ----------
+    statistic : float
+        -2 ln of the likelihood ratio to the saturated model: the sum of ``channels`` and ``constraints``.
+    channels : dict
+        Channel -> the part of its bins: where the misfit is.
+    constraints : float
+        The part of the constraint terms.
+    projections : dict
+        Unbinned channel -> ``feature`` and ``edges`` of the bins it was tested in.
+    bins, free_parameters : int
+        Bins of all channels, and parameters that are neither fixed nor constrained. The statistic is about their
+        difference if the model is right: exactly so for many events and binned channels only.
+    p_value, p_value_error : float
+        Share of data sets with a statistic at least as large, among the toys and the data, and its binomial standard
+        error; NaN without toys.
+    asymptotic_p_value : float
+        From the chi2 distribution with ``bins - free_parameters`` degrees of freedom; NaN with unbinned channels, or
+        without degrees of freedom.
+    toys : ndarray, shape (valid toys,)
+        Their statistics.
+    valid : bool
+        The fit and those of all toys are valid.
+    message : str
+        What is wrong if not valid; toys that are not valid are left out of ``toys``.
+    """
+
+    kind: ClassVar[str] = "goodness_of_fit"
+
+    statistic: float
+    channels: dict[str, float]
+    constraints: float
+    projections: dict[str, dict[str, Any]]
+    bins: int
+    free_parameters: int
+    p_value: float
+    p_value_error: float
+    asymptotic_p_value: float
+    toys: Floats
+    valid: bool
+    message: str
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        floats = ("statistic", "constraints", "p_value", "p_value_error", "asymptotic_p_value")
+        return values | {k: _number(values[k]) for k in floats} | {"toys": _array(values["toys"])}
+
+
 _KINDS: dict[str, type[_Result]] = {
-    t.kind: t for t in (FitResult, ScanResult, HypotestResult, SignificanceResult, LimitResult, Projection)
+    t.kind: t
+    for t in (FitResult, ScanResult, HypotestResult, SignificanceResult, LimitResult, Projection, GoodnessOfFit)
 }
 
 

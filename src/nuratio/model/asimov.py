@@ -8,7 +8,8 @@ correction is of the order 1 / sqrt(pool size) and leaves observed results alone
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,36 @@ from numpy.typing import NDArray
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning
 from nuratio.model.unbinned import EventCell, UnbinnedChannel
 
-__all__ = ["MAX_NEGATIVE", "pool_weights"]
+if TYPE_CHECKING:
+    from nuratio.model.model import Model
+
+__all__ = ["MAX_NEGATIVE", "expected_main", "pool_weights"]
 
 Floats = NDArray[np.float64]
 
 MAX_NEGATIVE = 1e-3  # share of the expectation that may sit at pool events with a negative density
+
+
+def expected_main(model: "Model", channels: Mapping[str, UnbinnedChannel], theta: Floats) -> Floats:
+    """Expected main data: bin contents, and calibrated weights of the pool events of these unbinned channels.
+
+    Parameters
+    ----------
+    model : Model
+    channels : mapping
+        Name -> channel, with the model's samples and events; their pools may have other weights.
+    theta : ndarray, shape (F,)
+        The companion's parameters.
+    """
+    nu, main = model.rates.nu(theta), np.zeros(model.config.nmaindata)
+    for name, where in model.config.channel_slices.items():
+        yields = nu[model.rates.cells(name)].reshape(-1, model.rates.channels[name][2])
+        if name in channels:
+            first = where.start + len(channels[name].observed)
+            main[first : where.stop] = pool_weights(channels[name], yields, theta)
+        else:
+            main[where] = yields.sum(0)
+    return main
 
 
 def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:

@@ -16,11 +16,11 @@ import pyhf
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel, NonPositiveDensity
-from nuratio.model.asimov import pool_weights
+from nuratio.model.asimov import expected_main
 from nuratio.model.constraints import Constraints
 from nuratio.model.histfactory import HistFactory
 from nuratio.model.likelihood import Likelihood
-from nuratio.model.parameters import Config, Parameters
+from nuratio.model.parameters import NO_SATURATED_MODEL, Config, Parameters
 from nuratio.model.unbinned import UnbinnedChannel
 
 __all__ = ["Model"]
@@ -173,17 +173,7 @@ class Model:
 
     def expected_actualdata(self, pars: ArrayLike) -> Floats:
         """Expected main data: bin contents, and calibrated Asimov weights of the events."""
-        full = self.parameters.values(self._pars(pars))
-        nu = self.rates.nu(full)
-        main = np.zeros(self.config.nmaindata)
-        for name, where in self.config.channel_slices.items():
-            yields = nu[self.rates.cells(name)].reshape(-1, self.rates.channels[name][2])
-            if name in self.unbinned:
-                channel = self.unbinned[name]
-                main[where.start + len(channel.observed) : where.stop] = pool_weights(channel, yields, full)
-            else:
-                main[where] = yields.sum(0)
-        return main
+        return expected_main(self, self.unbinned, self.parameters.values(self._pars(pars)))
 
     def expected_data(self, pars: ArrayLike, include_auxdata: bool = True) -> Floats:
         """Asimov data at ``pars``: the flat vector whose best fit is ``pars``."""
@@ -203,6 +193,47 @@ class Model:
     def make_pdf(self, pars: ArrayLike) -> Any:
         """pyhf's protocol: an object whose ``sample((n,))`` gives toys."""
         return self.pyhf_model.make_pdf(self._pars(pars)) if self._plain else _ToyPdf(self, self._pars(pars))
+
+    # --- more of pyhf's protocol, as far as bins go
+
+    @property
+    def main_model(self) -> Any:
+        """pyhf's rates of all bins.
+
+        Raises
+        ------
+        InvalidModel
+            There are unbinned channels, or parameters given by an expression.
+        """
+        if not self._plain:
+            raise InvalidModel(
+                "unbinned channels have no bins, and pyhf knows no expressions: for yields and plots use "
+                "nuratio.interop.cabinetry.projected(model, {'channel': ('feature', bins)})"
+            )
+        return self.pyhf_model.main_model
+
+    @property
+    def fullpdf_tv(self) -> Any:
+        """pyhf's split of a data vector.
+
+        Raises
+        ------
+        InvalidModel
+            There are unbinned channels: it is asked for to compare with a saturated model.
+        """
+        if self.unbinned:
+            raise InvalidModel(NO_SATURATED_MODEL)
+        return self.pyhf_model.fullpdf_tv
+
+    @property
+    def constraint_model(self) -> Any:
+        """pyhf's constraint terms."""
+        return self.pyhf_model.constraint_model
+
+    def constraint_logpdf(self, auxdata: ArrayLike, pars: ArrayLike) -> Any:
+        """Logarithm of pyhf's constraint terms."""
+        full = pars if self._plain else self.parameters.values(self._pars(pars))
+        return self.pyhf_model.constraint_logpdf(auxdata, full)
 
     def constraint_widths(self, aux: Floats) -> tuple[Floats, Floats]:
         """Where auxiliary data put each parameter, and the width: two arrays (P,), NaN for free parameters."""

@@ -16,9 +16,14 @@ from pyhf.parameters.paramsets import unconstrained
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
 from nuratio.model.expression import Dual, Expression
 
-__all__ = ["Config", "Expansion", "Parameters"]
+__all__ = ["NO_SATURATED_MODEL", "Config", "Expansion", "Parameters"]
 
 Floats = NDArray[np.float64]
+
+NO_SATURATED_MODEL = (
+    "unbinned channels have no saturated model, which cabinetry's goodness of fit compares with: use "
+    "nuratio.goodness_of_fit(model, data, fit, {'channel': ('feature', bins)})"
+)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ class Config:
         poi: str | None,
     ) -> None:
         self._companion = companion
+        self._unbinned = bool(events)
         hidden = {e["name"] for e in declared if "expression" in e}
         self.par_order = [n for n in companion.par_order if n not in hidden]
         self.par_map: dict[str, dict[str, Any]] = {}
@@ -213,6 +219,12 @@ class Config:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._companion, name)
+
+    @property
+    def nauxdata(self) -> int:
+        """Number of auxiliary data."""
+        n = int(self._companion.nauxdata)
+        return _NoAuxdata() if self._unbinned and not n else n
 
     @property
     def poi_name(self) -> str | None:
@@ -262,3 +274,14 @@ class Config:
     def suggested_fixed(self) -> list[bool]:
         """Which parameters are held constant."""
         return [v for n in self.par_order for v in self.param_set(n).suggested_fixed]
+
+
+class _NoAuxdata(int):
+    """The number 0 of a model with unbinned channels.
+
+    Without auxiliary data, ``nauxdata > 0`` is all that cabinetry's goodness of fit asks a model before it takes event
+    weights for counts.
+    """
+
+    def __gt__(self, other: object) -> bool:
+        raise InvalidModel(NO_SATURATED_MODEL)

@@ -41,8 +41,8 @@ class Loss(Protocol):
         """r at the minimum; infinite where an output stands for no ratio."""
         ...
 
-    def output(self, r: float) -> float:
-        """The output that stands for a ratio."""
+    def output(self, r: Tensor) -> Tensor:
+        """The output that stands for a ratio: the inverse of ``ratio``."""
         ...
 
 
@@ -64,9 +64,9 @@ class BCE:
         """e^u."""
         return u.exp()
 
-    def output(self, r: float) -> float:
+    def output(self, r: Tensor) -> Tensor:
         """Ln r."""
-        return math.log(r)
+        return r.log()
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,9 @@ class PARE:
         s = self._s(u)
         return torch.where(s < 1, self.rho * (1 + self.rho * s) / (1 - s).clamp(min=1e-300), torch.inf)
 
-    def output(self, r: float) -> float:
-        """1 + [s*(r) - s*(1)] / s*'(1)."""
-        if r <= self.pole:
-            raise InvalidData(f"PARE with rho = {self.rho:g} has its pole at {self.pole:g}; it cannot give r = {r:g}")
-        s = (r - self.rho) / (self.rho**2 + r)
+    def output(self, r: Tensor) -> Tensor:
+        """1 + [s*(r) - s*(1)] / s*'(1); NaN at the pole and below."""
+        s = torch.where(r > self.pole, (r - self.rho) / (self.rho**2 + r), torch.nan)
         return 1 + (s - (1 - self.rho) / (1 + self.rho**2)) / self._slope
 
 
@@ -149,7 +147,7 @@ class LSIF:
         """u itself."""
         return u
 
-    def output(self, r: float) -> float:
+    def output(self, r: Tensor) -> Tensor:
         """r itself."""
         return r
 
@@ -172,9 +170,9 @@ class Sinh:
         """sinh u."""
         return u.sinh()
 
-    def output(self, r: float) -> float:
+    def output(self, r: Tensor) -> Tensor:
         """asinh r."""
-        return math.asinh(r)
+        return r.asinh()
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ class Logit:
         """u itself."""
         return u
 
-    def output(self, r: float) -> float:
+    def output(self, r: Tensor) -> Tensor:
         """r itself."""
         return r
 
@@ -221,9 +219,9 @@ class REVERT:
         """2 sinh u."""
         return 2 * u.sinh()
 
-    def output(self, r: float) -> float:
+    def output(self, r: Tensor) -> Tensor:
         """asinh(r / 2)."""
-        return math.asinh(r / 2)
+        return (r / 2).asinh()
 
 
 LOSSES: dict[str, type[Any]] = {

@@ -60,7 +60,7 @@ def train_direct(
     q, p = (torch.from_numpy((np.concatenate(w) * len(x)).astype(np.float32)) for w in (in_q, in_sample))
     generator = torch.Generator().manual_seed(seed)
     networks.standardise(x, np.abs(np.concatenate(in_sample)))
-    networks.initialise(generator, [loss.output(1.0)] * len(components))
+    networks.initialise(generator, loss.output(torch.ones(len(components))).tolist())
     inputs = torch.from_numpy(x)
 
     def cost(rows: Tensor, members: slice) -> Tensor:
