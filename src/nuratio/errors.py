@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "BiasedMethodWarning",
     "CompilationWarning",
     "FitFailed",
     "InvalidConfig",
@@ -72,6 +73,10 @@ class NuratioWarning(UserWarning):
 
 class StatisticsWarning(NuratioWarning):
     """Too few effective simulated events for a trustworthy ratio."""
+
+
+class BiasedMethodWarning(NuratioWarning):
+    """A method of training that is kept for comparison: what it learns is not the ratio."""
 
 
 class LeakageWarning(NuratioWarning):

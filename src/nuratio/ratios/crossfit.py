@@ -24,11 +24,11 @@ class CrossFit:
     Parameters
     ----------
     stack : NetworkStack
-        Fold-major: network m never saw fold m // ensemble.
+        Fold-major: with M networks, network m never saw fold m // (M / folds).
     features : tuple of str
         The d input features in order.
     options : TrainingOptions
-        Folds, fold seed and ensemble are read from it.
+        Folds and fold seed are read from it.
     """
 
     stack: NetworkStack
@@ -59,7 +59,7 @@ class CrossFit:
             )
         fold = fold_of(event_ids, self.options.folds, self.options.fold_seed)
         rows = [np.flatnonzero(fold == k) for k in range(self.options.folds)]
-        size = self.options.ensemble
+        size = len(self.stack.weights[0]) // self.options.folds
         values = [self.stack.evaluate(x[row], slice(k * size, (k + 1) * size), combine) for k, row in enumerate(rows)]
         result = np.empty((len(x), values[0].shape[1]))
         for row, value in zip(rows, values, strict=True):

@@ -1,6 +1,7 @@
 """From the outputs of networks to ratios: what a method of training decides about an estimator.
 
-`Softmax` is the classifier of sign-split parts, `Direct` one output per sample and a loss whose minimum is the ratio.
+`Softmax` is the classifier of sign-split parts, `Separate` a binary one for each; `Direct` has an output per sample and
+a loss whose minimum is the ratio; `Resampled` and `Complementary` are the baselines with heads of their own.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor
 from nuratio.errors import FitFailed, InvalidData
 from nuratio.ratios.losses import LOSSES, Loss, make_loss
 
-__all__ = ["HEADS", "Direct", "Head", "Softmax", "head_from_dict"]
+__all__ = ["HEADS", "Complementary", "Direct", "Head", "Resampled", "Separate", "Softmax", "head_from_dict"]
 
 Floats = NDArray[np.float64]
 
@@ -110,6 +111,97 @@ class Direct:
         return {"type": "direct", "loss": self.name, "options": options}
 
 
+@dataclass(frozen=True)
+class Separate:
+    """Binary classifiers of K parts against q, in networks of their own: ln r_k = u_k.
+
+    Attributes
+    ----------
+    parts : int
+        K; networks come in groups of K.
+    """
+
+    parts: int
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Mean over networks of the ratios, a column for each part."""
+        groups = outputs[..., 0].reshape(-1, self.parts, outputs.shape[1])
+        return groups.exp().mean(dim=0).T
+
+    def ratios(self, combined: Floats) -> Floats:
+        """See `Head`."""
+        return combined
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Head`."""
+        return {"type": "separate"} | asdict(self)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A classifier of samples with |w| and the mean sign e of each: r_k = s_k / t_k x e_k x sum |w| / sum w.
+
+    Attributes
+    ----------
+    training : tuple of float
+        t, fractions of the samples.
+    gain : tuple of float
+        sum |w| / sum w.
+    """
+
+    training: tuple[float, ...]
+    gain: tuple[float, ...]
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Mean over networks of s_k e_k."""
+        k = len(self.training)
+        signs = 2 * torch.sigmoid(outputs[..., k:]) - 1
+        return (torch.softmax(outputs[..., :k], dim=-1) * signs).mean(dim=0)
+
+    def ratios(self, combined: Floats) -> Floats:
+        """See `Head`."""
+        return np.asarray(combined * np.array(self.gain) / np.array(self.training))
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Head`."""
+        return {"type": "resampled"} | asdict(self)
+
+
+@dataclass(frozen=True)
+class Complementary:
+    """A classifier of samples in which negative events count for all others (`nuratio.training.baselines`).
+
+    ``debiased``: with e the share of negative weight, the signed share of sample k is p_k (1 - 2 e + K e) - e.
+
+    Attributes
+    ----------
+    training, gain : tuple of float
+        As of `Resampled`.
+    debiased : bool
+    """
+
+    training: tuple[float, ...]
+    gain: tuple[float, ...]
+    debiased: bool
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Mean over networks of the (signed) shares."""
+        k = len(self.training)
+        p = torch.softmax(outputs[..., :k], dim=-1)
+        if self.debiased:
+            e = torch.sigmoid(outputs[..., k:])
+            p = p * (1 - 2 * e + k * e) - e
+        return p.mean(dim=0)
+
+    def ratios(self, combined: Floats) -> Floats:
+        """See `Head`."""
+        return np.asarray(combined * np.array(self.gain if self.debiased else 1.0) / np.array(self.training))
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Head`."""
+        return {"type": "complementary"} | asdict(self)
+
+
 def _softmax(values: Mapping[str, Any]) -> Head:
     return Softmax(tuple(values["training"]), tuple(values["reference"]))
 
@@ -118,7 +210,25 @@ def _direct(values: Mapping[str, Any]) -> Head:
     return Direct(make_loss(values["loss"], **values["options"]), values["loss"])
 
 
-HEADS = {"softmax": _softmax, "direct": _direct}
+def _separate(values: Mapping[str, Any]) -> Head:
+    return Separate(values["parts"])
+
+
+def _resampled(values: Mapping[str, Any]) -> Head:
+    return Resampled(tuple(values["training"]), tuple(values["gain"]))
+
+
+def _complementary(values: Mapping[str, Any]) -> Head:
+    return Complementary(tuple(values["training"]), tuple(values["gain"]), values["debiased"])
+
+
+HEADS = {
+    "softmax": _softmax,
+    "direct": _direct,
+    "separate": _separate,
+    "resampled": _resampled,
+    "complementary": _complementary,
+}
 
 
 def head_from_dict(values: Mapping[str, Any]) -> Head:

@@ -1,7 +1,8 @@
 """Density ratios of signed samples: `train` is the way from simulated samples to a `RatioEstimator`.
 
-`METHODS` lists what it can do. ``mixture``, the default, is a classifier of sign-split parts; the names of losses
-(``lsif``, ``pare``, ``revert``, ...) learn the signed ratio of each sample directly.
+`METHODS` lists what it can do. ``mixture``, the default, is a classifier of sign-split parts (``rosmm``: one for each;
+``rosmm_c``, ``rosmm_r``: refined afterwards); the names of losses (``lsif``, ``pare``, ``revert``, ...) learn the
+signed ratio of each sample directly. The rest are baselines to compare with, most of them biased.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,21 +14,44 @@ from warnings import warn
 import numpy as np
 
 from nuratio.data.sample import EventSample
-from nuratio.errors import InvalidData, NormalisationWarning, UnknownName, did_you_mean
+from nuratio.errors import BiasedMethodWarning, InvalidData, NormalisationWarning, UnknownName, did_you_mean
 from nuratio.ratios.estimator import Pool, RatioEstimator, split_by_sign
-from nuratio.ratios.losses import LOSSES, make_loss
+from nuratio.ratios.losses import LOSSES, Loss, make_loss
 from nuratio.ratios.options import TrainingOptions
-from nuratio.training.direct import train_direct
-from nuratio.training.mixture import train_mixture
+from nuratio.training import baselines
+from nuratio.training.direct import direct
+from nuratio.training.mixture import mixture, rosmm
+from nuratio.training.objective import Objective, SimulatedEvents, train_networks
 from nuratio.training.reference import Reference
+from nuratio.training.refine import refined, refit_coefficients
 from nuratio.training.statistics import check_statistics
 
 __all__ = ["METHODS", "train"]
 
-Method = Callable[[Mapping[str, EventSample], Reference, int, TrainingOptions, bool | None], RatioEstimator]
+Method = Callable[..., Objective]
 
 _DIRECT = tuple(name for name in LOSSES if name not in ("bce", "mse"))
-METHODS = ("mixture", *_DIRECT)
+_BASELINES: dict[str, Method] = {
+    "bce_signed": baselines.signed_bce,
+    "mse_signed": baselines.signed_mse,
+    "bce_abs": baselines.absolute,
+    "bce_drop": baselines.dropped,
+    "bce_flip": baselines.flipped,
+    "resampled": baselines.resampled,
+    "ccl": baselines.complementary,
+    "ccl_shared": partial(baselines.complementary, shared=True),
+    "ccl_debiased": partial(baselines.complementary, debiased=True),
+}
+METHODS: dict[str, Method] = {
+    "mixture": mixture,
+    "rosmm": rosmm,
+    "rosmm_c": mixture,
+    "rosmm_r": mixture,
+    **dict.fromkeys(_DIRECT, direct),
+    **_BASELINES,
+}
+_POOLED = ("resampled", "ccl", "ccl_shared", "ccl_debiased")  # their ratios are to the mixture they are trained on
+_REFINEMENT = 0.1  # learning rate of a refinement, in units of that before
 
 
 def train(
@@ -47,10 +71,10 @@ def train(
     samples : mapping of str to EventSample
         At least two samples (processes) with the same features; weights may have both signs.
     method : str
-        One of `METHODS`. ``mixture``: one softmax classifier over the parts {sample x sign of weight}. The name of a
+        A key of `METHODS`. ``mixture``: one softmax classifier over the parts {sample x sign of weight}. The name of a
         loss of `nuratio.ratios.losses`: the signed ratio of every sample, by one network with an output for each.
     method_options : mapping or None
-        Options of the loss: ``rho`` of ``pare``.
+        Options of the loss: ``rho`` of ``pare``; ``loss`` (and its options) of ``rosmm_r``, ``lsif`` by default.
     reference : None, str or mapping
         What q is. None: the mixture of the |p| of all samples in equal fractions, which bounds the ratios and covers
         every sample. A mapping of samples or parts to fractions (positive, sum 1): that mixture. A sample's name: its
@@ -81,6 +105,8 @@ def train(
     -----
     StatisticsWarning
         A signed effective sample size below 1000.
+    BiasedMethodWarning
+        A baseline, with what it learns in place of the ratio.
     NormalisationWarning
         A normalisation that had to be corrected by more than 2% and 5 standard errors.
 
@@ -96,7 +122,18 @@ def train(
     parts = {part.name: events for part, events in split_by_sign(samples).items()}
     report = check_statistics({**samples, **parts}, options)
     chosen = dict(method_options or {})
-    estimator = _method(method, chosen)(samples, reference, seed, options, progress)
+    events = SimulatedEvents.of(samples, reference)
+    if method in _POOLED and reference is not None:
+        raise InvalidData(f"method {method!r} learns ratios to the pooled mixture only: reference must be None")
+    if method in baselines.BIAS:
+        warn(f"method {method!r} is a baseline: {baselines.BIAS[method]}", BiasedMethodWarning, stacklevel=2)
+    estimator = train_networks(events, _objective(method, chosen, events), seed, options, progress)
+    if method == "rosmm_c":
+        estimator = refit_coefficients(estimator, samples)
+    elif method == "rosmm_r":
+        again = replace(options, learning_rate=_REFINEMENT * options.learning_rate)
+        objective = refined(events, _loss({"loss": "lsif"} | chosen))
+        estimator = train_networks(events, objective, seed, again, progress, begin=estimator.networks.stack)
     made = {"method": method, "method_options": chosen, "seed": seed}
     estimator = replace(estimator, report=made | report | estimator.report)
     normalisation = _normalisation(estimator, estimator.pool(samples))
@@ -114,12 +151,16 @@ def train(
     return replace(estimator, normalisation=normalisation)
 
 
-def _method(name: str, options: Mapping[str, Any]) -> Method:
-    if name == "mixture":
-        if options:
-            raise InvalidData(f"method 'mixture' has no options, got {dict(options)}")
-        return train_mixture
-    return partial(train_direct, loss=make_loss(name, **options), name=name)
+def _objective(method: str, options: Mapping[str, Any], events: SimulatedEvents) -> Objective:
+    if method in _DIRECT:
+        return direct(events, make_loss(method, **options), method)
+    if options and method != "rosmm_r":
+        raise InvalidData(f"method {method!r} has no options, got {dict(options)}")
+    return METHODS[method](events)
+
+
+def _loss(options: Mapping[str, Any]) -> Loss:
+    return make_loss(options["loss"], **{k: v for k, v in options.items() if k != "loss"})
 
 
 def _require_comparable(samples: Mapping[str, EventSample]) -> None:

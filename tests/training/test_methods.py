@@ -1,17 +1,18 @@
-"""Signed ratios learned directly, against the exact ones."""
+"""Every method of training, against exact ratios."""
 
 import numpy as np
 import pytest
 
 from nuratio.data.sample import EventSample
-from nuratio.errors import FitFailed, InvalidData, StatisticsWarning
+from nuratio.errors import BiasedMethodWarning, FitFailed, InvalidData, StatisticsWarning
 from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.options import TrainingOptions
+from nuratio.training.baselines import BIAS
 from nuratio.training.train import METHODS, train
 
 OPTIONS = TrainingOptions(hidden=(32, 32), epochs=18, batch_size=1024, learning_rate=1e-2, folds=2, ensemble=1)
 TINY = TrainingOptions(hidden=(4,), epochs=1, learning_rate=1e-3, folds=2, ensemble=1)
-DIRECT = [m for m in METHODS if m != "mixture"]
+UNBIASED = [m for m in METHODS if m not in (*BIAS, "mixture")]  # the mixture has tests of its own
 
 
 def normal(x, sd):
@@ -30,13 +31,14 @@ def exact(x):
     return (2 * normal(x, 1) - normal(x, 0.3)) / normal(x, 1.5)
 
 
-@pytest.fixture(scope="module", params=DIRECT)
+@pytest.fixture(scope="module", params=UNBIASED)
 def estimator(request):
     return train(dip(60_000, 1), method=request.param, options=OPTIONS, seed=3, progress=False)
 
 
 def test_the_net_ratio_is_learned_where_it_is_negative(estimator):
-    assert estimator.parts == ("flat", "dip")
+    split = estimator.report["method"].startswith("rosmm")
+    assert estimator.parts == (("flat", "dip[+]", "dip[-]") if split else ("flat", "dip"))
     x = np.random.default_rng(7).normal(0, 1.5, 20_000)
     r = estimator.ratio(x, "dip") / estimator.ratio(x, "flat")
     assert np.mean((r - exact(x)) ** 2) < 0.03  # |w| in place of w gives 14, a clipped r 0.3
@@ -112,6 +114,39 @@ def test_a_pole_too_near_is_seen():
             options=options,
             progress=False,
         )
+
+
+def test_refitted_coefficients_are_those_of_the_weights_within_their_error():
+    est = train(dip(60_000, 1), method="rosmm_c", options=OPTIONS, seed=3, progress=False)
+    (found,) = est.report["coefficients"].values()
+    assert found["weights"] == pytest.approx(2, abs=1e-9)
+    assert abs(found["fit"] - 2) < 4 * found["error"] + 0.02  # the networks' own error
+    assert 0 < found["error"] < 0.05
+    assert est.yields["dip[+]"] / est.yields["dip[-]"] == pytest.approx(found["fit"] / (1 - found["fit"]))
+    assert sum(est.yields[p] for p in ("dip[+]", "dip[-]")) == pytest.approx(20_000)
+
+
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NormalisationWarning")
+@pytest.mark.parametrize("method", [m for m in BIAS if m not in ("bce_signed", "mse_signed")])
+def test_a_baseline_says_what_it_learns_and_is_off(method):
+    with pytest.warns(BiasedMethodWarning, match=f"method '{method}' is a baseline"):
+        est = train(dip(60_000, 1), method=method, options=OPTIONS, seed=3, progress=False)
+    x = np.random.default_rng(7).normal(0, 1.5, 20_000)
+    r = est.ratio(x, "dip") / est.ratio(x, "flat")
+    assert np.mean((r - exact(x)) ** 2) > 0.15
+
+
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
+@pytest.mark.parametrize("method", ["bce_signed", "mse_signed"])
+def test_signed_weights_in_a_bounded_classifier_run_away(method):
+    """No minimum where the net density is negative: the fit fails, or the ratio is not even normalised."""
+    options = TrainingOptions(hidden=(32, 32), epochs=30, batch_size=1024, learning_rate=1e-2, folds=2, ensemble=1)
+    x = np.random.default_rng(7).normal(0, 1.5, 20_000)
+    try:
+        est = train(dip(60_000, 1), method=method, reference="flat", options=options, seed=3, progress=False)
+    except FitFailed:
+        return
+    assert np.mean((est.ratio(x, "dip") - exact(x)) ** 2) > 1
 
 
 def test_the_mixture_has_no_options():
