@@ -190,11 +190,18 @@ def build(config: Path, inputs: Path | None, cache: Path | None, output: Path | 
 
 
 @cli.command()
-@_workspace_argument
-def validate(workspace: Path) -> None:
+@click.argument("workspace", type=click.Path(path_type=Path), required=False)
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a workspace's key `unbinned` instead.")
+def validate(workspace: Path | None, schema: bool) -> None:
     """Check WORKSPACE: schema, names, checksums, NaN, positive densities. All problems are listed."""
+    from nuratio.workspace.validate import schema as published
     from nuratio.workspace.workspace import Workspace
 
+    if schema == (workspace is not None):
+        raise click.UsageError("give a WORKSPACE, or --schema")
+    if workspace is None:
+        _emit(published())
+        return
     ws = Workspace.load(workspace)
     ws.validate()
     _emit({"workspace": str(workspace), "valid": True})
@@ -354,6 +361,84 @@ def digest(workspace: Path, algorithm: str) -> None:
     _emit({algorithm: _read_workspace(workspace).digest(algorithm)})
 
 
+# --- other formats
+
+
+@cli.group()
+def export() -> None:
+    """Write a workspace, or its event tables, in a format of other packages."""
+
+
+@export.command("hs3")
+@_workspace_argument
+@click.option("--measurement", help="Only this one [default: all].")
+@click.option("--explicit", is_flag=True, help="Write per-bin constraints as distributions of their own (for pyhs3).")
+@click.option("--no-events", is_flag=True, help="Leave out the observed events of unbinned channels.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON to this file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def export_hs3(
+    workspace: Path, measurement: str | None, explicit: bool, no_events: bool, output: Path | None, overwrite: bool
+) -> None:
+    """Write WORKSPACE as a document of the HEP statistics serialization standard."""
+    from nuratio.interop.hs3 import to_hs3
+
+    if output is not None and output.exists() and not overwrite:
+        raise InvalidData(f"{output} exists; choose another --output or give --overwrite")
+    ws = _read_workspace(workspace)
+    _emit(to_hs3(ws, measurement, explicit=explicit, events=not no_events), output)
+
+
+def _tables_options(command: F) -> F:
+    """Arguments of the commands that write event tables."""
+    command = click.option("--overwrite", is_flag=True, help="Replace what an export left there.")(command)
+    command = click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="What to write.")(
+        command
+    )
+    return _workspace_argument(command)
+
+
+@export.command("root")
+@_tables_options
+def export_root(workspace: Path, output: Path, overwrite: bool) -> None:
+    """Write the event tables of WORKSPACE as trees of one ROOT file."""
+    from nuratio.interop.tables import to_root
+
+    _emit({"root": str(output), "trees": to_root(_read_workspace(workspace), output, overwrite=overwrite)})
+
+
+@export.command("parquet")
+@_tables_options
+def export_parquet(workspace: Path, output: Path, overwrite: bool) -> None:
+    """Write the event tables of WORKSPACE as Parquet files in one directory."""
+    from nuratio.interop.tables import to_parquet
+
+    _emit({"parquet": str(output), "files": to_parquet(_read_workspace(workspace), output, overwrite=overwrite)})
+
+
+@cli.group("import")
+def import_() -> None:
+    """Make a workspace from a format of other packages."""
+
+
+@import_.command("hs3")
+@click.argument("document", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--analysis", help="Only this one [default: all].")
+@click.option(
+    "--tables", type=click.Path(path_type=Path), help="The workspace with the events [default: FILE's folder]."
+)
+@click.option(
+    "--shapesys",
+    type=click.Choice(["absolute", "relative"]),
+    help="What a shapesys' vals are [default: relative if ROOT wrote FILE].",
+)
+@_output_options
+def import_hs3(document: Path, analysis: str | None, tables: Path | None, shapesys: str | None) -> "Workspace":
+    """Make a workspace from FILE (or - for stdin), a document of the HEP statistics serialization standard."""
+    from nuratio.interop.hs3 import from_hs3
+
+    return from_hs3(_read_json(document), tables or document.parent, analysis=analysis, shapesys=shapesys)
+
+
 # --- inference
 
 
@@ -476,6 +561,46 @@ def project(
     if channel in axes:
         feature, edges = axes[channel]["name"], axes[channel]["edges"]
     _emit(histogram(model, data, run(model, data), channel, feature, edges).to_json(), output)
+
+
+def _projections(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in values:
+        try:
+            channel, feature, bins = text.rsplit(":", 2)
+            edges = [float(edge) for edge in bins.split(",")]
+            found[channel] = (feature, int(bins) if len(edges) == 1 else edges)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not CHANNEL:FEATURE:BINS", ctx, parameter) from None
+    return found
+
+
+@cli.command()
+@_model_options
+@click.option(
+    "--projection",
+    "projections",
+    multiple=True,
+    callback=_projections,
+    metavar="CHANNEL:FEATURE:BINS",
+    help="An unbinned channel's feature and number of bins, or edges a,b,c. Repeatable, one for each such channel.",
+)
+@click.option("--toys", type=click.IntRange(min=0), default=200, show_default=True, help="Toys to draw and fit.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the toys.")
+def gof(
+    opened: _Opened,
+    output: Path | None,
+    projections: dict[str, Any],
+    toys: int,
+    seed: int,
+) -> None:
+    """Goodness of the fit of WORKSPACE: saturated model, p-value from toys."""
+    from nuratio.infer.fit import fit as run
+    from nuratio.infer.goodness import goodness_of_fit
+
+    _, model, data = opened
+    result = goodness_of_fit(model, data, run(model, data), projections or None, n_toys=toys, seed=seed)
+    _emit(result.to_json(), output)
 
 
 @cli.command()

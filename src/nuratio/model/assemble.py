@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyhf
 from numpy.typing import NDArray
 
-from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
+from nuratio.errors import UnknownName, did_you_mean
+from nuratio.model.companion import pyhf_model
 from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
 from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.model import Model
@@ -28,19 +28,7 @@ def assemble(workspace: Workspace, measurement: str | None, poi: str | None, ker
     if name not in known:
         raise UnknownName(f"no measurement {name!r}; {did_you_mean(name, known, 'measurements')}")
     extension = workspace.spec.get("unbinned", {})
-    try:
-        companion = pyhf.Workspace(workspace.counting, validate=False).model(
-            measurement_name=name,
-            validate=False,
-            modifier_settings=extension.get("modifier_settings", DEFAULT_SETTINGS),
-        )
-    except (
-        Exception
-    ) as error:  # of any kind: a lumi without its settings is a TypeError, a shared staterror an assertion
-        raise InvalidWorkspace(
-            f"pyhf cannot build the model of measurement {name!r}: {type(error).__name__} {error}; check the "
-            "parameters of its lumi modifiers, and that no staterror or shapesys is shared by channels"
-        ) from error
+    companion = pyhf_model(workspace.counting, name, extension.get("modifier_settings", DEFAULT_SETTINGS))
     chosen = extension.get("poi", companion.config.poi_name) if poi == "" else poi
     channels = [_channel(entry, workspace.tables, companion.config, kernel) for entry in workspace.unbinned.values()]
     return Model(companion, channels, extension.get("parameters", []), poi=chosen)
