@@ -24,6 +24,7 @@ __all__ = [
     "PoolDensityWarning",
     "StatisticsWarning",
     "UnknownName",
+    "UnusedWarning",
     "did_you_mean",
 ]
 
@@ -77,6 +78,10 @@ class StatisticsWarning(NuratioWarning):
 
 class BiasedMethodWarning(NuratioWarning):
     """A method of training that is kept for comparison: what it learns is not the ratio."""
+
+
+class UnusedWarning(NuratioWarning):
+    """Something in a workspace that has no effect on any number: left over, or misspelt."""
 
 
 class LeakageWarning(NuratioWarning):

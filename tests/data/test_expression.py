@@ -261,3 +261,20 @@ def test_every_function_has_a_value():
     for name, (_, least, _) in REDUCTIONS.items():
         value = evaluate(f"{name}({', '.join(['pair > 0', '1'][:least])})")
         assert value.shape == (N,), name
+
+
+# --- hostile
+
+
+def test_nothing_explodes():
+    bomb = {"a0": "x"} | {f"a{i}": f"a{i - 1} + a{i - 1}" for i in range(1, 60)}
+    refused("a59", "more than 10000 operations, aliases written out", **bomb)
+    np.testing.assert_array_equal(evaluate("nth(jet, 1000000000000, -1)"), np.full(N, -1.0))
+    np.testing.assert_array_equal(evaluate(f"nth(jet, {2**62}, -1)"), np.full(N, -1.0))
+    assert np.isinf(evaluate("y + 2 ** 9 ** 9 ** 9")).all()
+
+
+def test_what_numpy_and_awkward_stumble_over():
+    refused("sum(where(good, jet, 1))", "lists are mixed with numbers or text")
+    refused("'a' <= atan2(jet, jet)", "cannot be evaluated")
+    refused(f"where(n, {10**30}, jet)", "more than 63 bits; write it with a decimal point")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import analytic
-from nuratio.errors import InvalidWorkspace, UnknownName
+from nuratio.errors import InvalidWorkspace, UnknownName, UnusedWarning
 from nuratio.interop import from_hs3, to_hs3
 from nuratio.workspace.workspace import Workspace
 
@@ -311,7 +311,10 @@ def test_one_name_for_two_things():
 def test_a_workspace_that_is_not_valid():
     spec = analytic.binned_spec()
     spec["observations"].append({"name": "C", "data": [1]})
-    with pytest.raises(InvalidWorkspace, match="'C' is no channel"):
+    with pytest.warns(UnusedWarning, match="'C' is no channel.* not in the document"):
+        to_hs3(Workspace(spec))
+    spec["observations"].pop(0)
+    with pytest.raises(InvalidWorkspace, match="'A' has no observation"):
         to_hs3(Workspace(spec))
 
 

@@ -74,3 +74,24 @@ def test_an_undefined_value_names_the_expression_and_the_point():
 
 def test_names_are_the_parameters():
     assert Expression.parse("b*a + sqrt(a)").names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "slope", "curvature"),
+    [("mu**0.5", math.inf, -math.inf), ("sqrt(mu)", math.inf, -math.inf), ("mu**1.5", 0, math.inf), ("-mu**3", 0, 0)],
+)
+def test_a_power_at_zero_has_its_slope(text, slope, curvature):
+    at_zero = Expression.parse(text)(duals(mu=0.0))
+    assert (at_zero.value, at_zero.gradient[0], at_zero.hessian[0, 0]) == (0, slope, curvature)
+
+
+def test_an_exponent_may_be_stationary():
+    """2**(mu**2) = 1 + ln(2) mu**2 + ... at mu = 0, where mu**2 has no slope."""
+    at_zero = Expression.parse("2**(mu**2)")(duals(mu=0.0))
+    assert at_zero.hessian[0, 0] == pytest.approx(2 * math.log(2))
+
+
+def test_long_texts_are_refused():
+    assert len(Expression.parse("mu" + "+mu" * 300).names) == 1
+    with pytest.raises(InvalidModel, match=r"expression of 1003 characters.*the limit is 1000"):
+        Expression.parse("mu " * 334 + "1")

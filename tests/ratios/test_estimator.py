@@ -263,3 +263,20 @@ def test_damaged_or_foreign_files_are_refused(est, tmp_path):
     text.write_text("{")
     with pytest.raises(InvalidData, match="not JSON"):
         RatioEstimator.load(tmp_path)
+    text.write_text("[]")
+    with pytest.raises(InvalidData, match="holds no estimator, but a list"):
+        RatioEstimator.load(tmp_path)
+    text.write_bytes(b"\xff")
+    with pytest.raises(InvalidData, match="not JSON"):
+        RatioEstimator.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["components", "normalisation", "features", "options", "report"])
+def test_a_document_that_lacks_something_is_refused(est, tmp_path, key):
+    est.save(tmp_path)
+    text = tmp_path / "estimator.json"
+    document = json.loads(text.read_text())
+    del document[key]
+    text.write_text(json.dumps(document))
+    with pytest.raises(InvalidData, match=f"estimator.json is damaged .KeyError: '{key}'.; train again"):
+        RatioEstimator.load(tmp_path)

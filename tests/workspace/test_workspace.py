@@ -2,15 +2,18 @@ import copy
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyhf
 import pytest
 
 import analytic
-from nuratio.errors import InvalidWorkspace, UnknownName
+from nuratio.errors import InvalidWorkspace, UnknownName, UnusedWarning
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import Workspace
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 @pytest.fixture
@@ -117,7 +120,6 @@ def test_all_problems_are_listed_together(saved):
         channel["samples"][0]["modifiers"][0]["name"] = "tillt"
         channel["samples"][1]["ratio"]["column"] = "signnal"
         channel["events"]["pool"]["weight"]["column"] = "wieght"
-        spec["measurements"][0]["config"]["parameters"] = [{"name": "nrom", "inits": [0.0]}]
         spec["observations"][1]["data"] = [12.0]
 
     edit(saved, change)
@@ -125,28 +127,73 @@ def test_all_problems_are_listed_together(saved):
         Workspace.load(saved)
     message = str(error.value)
     for expected in (
-        "samples/0/modifiers/0: nuisance 'tillt' is no parameter of the companion; did you mean 'tilt'",
-        "unbinned/channels/0/samples/1/ratio: no column 'signnal' in the pool events; did you mean 'signal'",
+        "/unbinned/channels/0/samples/0/modifiers/0: nuisance 'tillt' is no parameter of the companion; "
+        "did you mean 'tilt'",
+        "/unbinned/channels/0/samples/1/ratio: no column 'signnal' in the pool events; did you mean 'signal'",
         "no weight column 'wieght'; did you mean 'weight'",
-        "/measurements/0/config/parameters/0: 'nrom' is no parameter of the model; did you mean 'norm'",
         "the companion's observation is [12.0]",
         "parameters ['tilt'] differ from the modifiers ['tillt']",
     ):
         assert expected in message
 
 
+def test_what_has_no_effect_is_a_warning(saved):
+    """pyhf ignores it, published workspaces have it; but it may be a typo."""
+
+    def change(spec):
+        spec["measurements"][0]["config"]["parameters"] = [{"name": "nrom", "inits": [0.0]}]
+        spec["observations"].append({"name": "SR2", "data": [3.0]})
+        spec["measurements"][0]["config"]["poi"] = "muu"
+
+    edit(saved, change)
+    with pytest.warns(UnusedWarning) as told:
+        workspace = Workspace.load(saved)
+    assert [str(w.message) for w in told] == [
+        "/observations/2: 'SR2' is no channel, its counts are not used; did you mean 'SR'?",
+        "/measurements/0/config/poi: 'muu' is no parameter: a background to which a patch adds the signal, or did you "
+        "mean 'mu'?",
+        "/measurements/0/config/parameters/0: 'nrom' is no parameter of the model, its settings are not used; "
+        "did you mean 'norm'?",
+    ]
+    with pytest.raises(InvalidWorkspace, match=r"pyhf cannot build .* 'muu'"):
+        workspace.model()
+    background = workspace.model(poi=None)
+    assert np.isfinite(background.twice_nll(background.config.suggested_init(), workspace.data(background)))
+
+
+@pytest.mark.parametrize("name", ["sbottom_multib", "ATLAS-SUSY-2018-16_Sleptons_bkgonly.json"])
+@pytest.mark.filterwarnings("ignore::nuratio.errors.UnusedWarning")
+def test_published_workspaces_are_read_as_they_are(name):
+    path = DATA / "workspaces" / name
+    if not path.exists():
+        pytest.skip("the shared data are not beside this repository")
+    for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
+        content = json.loads(file.read_text())
+        if isinstance(content, dict):
+            workspace = Workspace.from_pyhf(content)
+            assert workspace.unbin(workspace.channels[0]).digest() != workspace.digest()
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["unbinned", "version"], "2.0.0", "unbinned/version"),
-        (["unbinned", "channels", 0, "smaples"], [], "smaples"),
-        (["unbinned", "channels", 0, "samples", 0, "modifiers", 0, "interpcode"], "code7", "modifiers/0"),
+        (["unbinned", "version"], "2.0.0", "/unbinned/version: '1.0.0' was expected"),
+        (
+            ["unbinned", "channels", 0, "smaples"],
+            [],
+            "/unbinned/channels/0/smaples: unknown key; did you mean 'samples'",
+        ),
+        (
+            ["unbinned", "channels", 0, "samples", 0, "modifiers", 0, "interpcode"],
+            "code7",
+            "/unbinned/channels/0/samples/0/modifiers/0/interpcode: 'code7' is none; did you mean",
+        ),
         (["unbinned", "channels", 0, "name"], "SRR", "no companion channel 'SRR'; did you mean 'SR'"),
-        (["unbinned", "files", 0, "sha256"], "abc", "unbinned/files/0/sha256"),
+        (["unbinned", "files", 0, "sha256"], "abc", "/unbinned/files/0/sha256: 'abc' does not match"),
         (["unbinned", "channels", 0, "samples", 0, "normalisation", "mean"], [0.0], "must have 2 rows"),
         (["unbinned", "channels", 0, "samples", 1, "name"], "background", "occurs 2 times"),
-        (["channels", 0, "samples", 0, "data"], "many", "the pyhf part"),
-        (["observations", 0, "name"], "CRR", "channel 'CR' has no observation"),
+        (["channels", 0, "samples", 0, "data"], "many", "/channels/0/samples/0/data: 'many' is not of type 'array'"),
+        (["observations", 0, "name"], "CRR", "/channels/0: channel 'CR' has no observation"),
         (["unbinned", "channels", 0, "events", "pool", "file"], "pol", "no file 'pol'; did you mean 'pool'"),
     ],
 )
@@ -191,7 +238,7 @@ def test_damaged_tables_are_refused(saved):
     with pytest.raises(InvalidWorkspace, match=r"holds float64\[2, 4, 1024\], declared is float64\[4, 5, 1024\]"):
         Workspace.load(saved)
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InvalidWorkspace, match=r"not a readable \.npy table"):
+    with pytest.raises(InvalidWorkspace, match=r"holds '\|O'\[1\], declared is float64"):
         Workspace.load(saved)
     file.unlink()
     with pytest.raises(InvalidWorkspace, match="no such file in the workspace"):
@@ -202,7 +249,9 @@ def test_nan_is_refused(saved):
     table = np.load(saved / "pool.npy")
     table[1, 0, 17] = np.nan
     np.save(saved / "pool.npy", table)
-    with pytest.raises(InvalidWorkspace, match=r"column 'background' is NaN or infinite at 1 events \(first: 1041\)"):
+    with pytest.raises(
+        InvalidWorkspace, match=r"column 'background' is NaN, infinite or beyond 1e\+100 at 1 events \(first: 1041\)"
+    ):
         Workspace.load(saved, verify=False)
 
 

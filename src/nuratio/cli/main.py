@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from nuratio import __version__
-from nuratio.errors import InvalidConfig, InvalidData, NuratioError
+from nuratio.errors import InvalidConfig, InvalidData, NuratioError, NuratioWarning
 
 if TYPE_CHECKING:
     from nuratio.model.model import Model
@@ -35,6 +35,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with warnings.catch_warnings():
+            warnings.simplefilter("once", NuratioWarning)
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
@@ -113,9 +114,8 @@ def _open(
     import numpy as np
 
     from nuratio.infer.fit import require_poi
-    from nuratio.workspace.workspace import Workspace
 
-    ws = Workspace.load(workspace)
+    ws = _read_workspace(workspace)
     model = ws.model(measurement, poi="" if poi is None else poi, device=device, threads=threads)
     if asimov is None:
         return _Opened(ws, model, ws.data(model))
@@ -195,14 +195,13 @@ def build(config: Path, inputs: Path | None, cache: Path | None, output: Path | 
 def validate(workspace: Path | None, schema: bool) -> None:
     """Check WORKSPACE: schema, names, checksums, NaN, positive densities. All problems are listed."""
     from nuratio.workspace.validate import schema as published
-    from nuratio.workspace.workspace import Workspace
 
     if schema == (workspace is not None):
         raise click.UsageError("give a WORKSPACE, or --schema")
     if workspace is None:
         _emit(published())
         return
-    ws = Workspace.load(workspace)
+    ws = _read_workspace(workspace)
     ws.validate()
     _emit({"workspace": str(workspace), "valid": True})
 
@@ -211,9 +210,8 @@ def validate(workspace: Path | None, schema: bool) -> None:
 @_workspace_argument
 def inspect(workspace: Path) -> None:
     """Say what is in WORKSPACE: channels, samples, yields, parameters, events."""
-    from nuratio.workspace.workspace import Workspace
 
-    _emit(_summary(Workspace.load(workspace)))
+    _emit(_summary(_read_workspace(workspace)))
 
 
 def _summary(workspace: "Workspace") -> dict[str, Any]:
@@ -252,10 +250,9 @@ def _read_workspace(path: Path) -> "Workspace":
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text())
-    except ValueError as error:
-        raise InvalidData(f"{path} is not JSON: {error}") from error
+    from nuratio.workspace.strict_json import parse_json
+
+    return parse_json(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes(), str(path))
 
 
 def _output_options(command: F) -> F:
@@ -299,12 +296,11 @@ def _names_options(*kinds: str, pairs: bool = False) -> Callable[[F], F]:
 @cli.command()
 @_workspace_argument
 @click.argument("channel")
+@click.option("--split", type=click.IntRange(min=1), default=1, show_default=True, help="Events for each bin.")
 @_output_options
-def unbin(workspace: Path, channel: str) -> "Workspace":
+def unbin(workspace: Path, channel: str, split: int) -> "Workspace":
     """Rewrite a binned CHANNEL as an unbinned one with piecewise-constant ratios: the same likelihood."""
-    from nuratio.workspace.workspace import Workspace
-
-    return Workspace.load(workspace).unbin(channel)
+    return _read_workspace(workspace).unbin(channel, split=split)
 
 
 @cli.command()

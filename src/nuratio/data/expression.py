@@ -17,9 +17,10 @@ float64 and int64.
 
 import ast
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import count
 from typing import Any
 
 import awkward as ak
@@ -33,6 +34,9 @@ __all__ = ["FUNCTIONS", "REDUCTIONS", "Expression", "as_column", "compile_expres
 # A column is a flat ndarray (one entry per event) or, for a jagged branch, an ak.Array.
 Columns = Mapping[str, Any]
 _Term = Callable[[Columns], Any]
+
+_LARGEST = 10_000  # operations, with aliases written out
+_LONGEST_LIST = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class Expression:
             return result
         except InvalidData as error:
             raise InvalidData(f"expression {self.text!r}: {error}") from error.__cause__
-        except (ValueError, TypeError, ArithmeticError, IndexError, RecursionError) as error:
-            reason = str(error).partition("\n")[0]
+        except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError, AssertionError) as error:
+            # of numpy and awkward, for operands that do not go together; a RecursionError is a RuntimeError
+            reason = str(error).partition("\n")[0] or "its operands do not go together"
             raise InvalidData(f"expression {self.text!r} cannot be evaluated: {reason}") from error
 
 
@@ -161,9 +166,11 @@ class _Compiler:
         aliases: Mapping[str, str],
         used: set[str],
         opened: tuple[str, ...] = (),
+        operations: Iterator[int] | None = None,
     ) -> None:
         self.text = " ".join(text.strip().splitlines())
         self.branches, self.aliases, self.used, self.opened = branches, aliases, used, opened
+        self.operations = count(1) if operations is None else operations
 
     def compile(self) -> _Term:
         if self.text in self.branches:
@@ -183,7 +190,11 @@ class _Compiler:
         return InvalidData(f"expression {self.text!r}, character {node.col_offset + 1}: {message}")
 
     def term(self, node: ast.expr) -> _Term:
+        if next(self.operations) > _LARGEST:
+            raise InvalidData(f"expression {self.text!r} has more than {_LARGEST} operations, aliases written out")
         match node:
+            case ast.Constant(value=int() as value) if value >= 2**63:
+                raise self.error(node, "an integer of more than 63 bits; write it with a decimal point")
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return lambda columns: value
             case ast.Name(id=name) if name in self.aliases:
@@ -239,7 +250,9 @@ class _Compiler:
     def alias(self, node: ast.expr, name: str) -> _Term:
         if name in self.opened:
             raise self.error(node, f"alias {name!r} refers to itself: {' -> '.join([*self.opened, name])}")
-        return _Compiler(self.aliases[name], self.branches, self.aliases, self.used, (*self.opened, name)).compile()
+        opened = (*self.opened, name)
+        text = self.aliases[name]
+        return _Compiler(text, self.branches, self.aliases, self.used, opened, self.operations).compile()
 
     def comparison(self, node: ast.Compare) -> _Term:
         operands = [node.left, *node.comparators]
@@ -304,6 +317,8 @@ def _kind(value: Any) -> str:
     leaf = value.type
     while hasattr(leaf, "content"):
         leaf = leaf.content
+    if not hasattr(leaf, "primitive"):
+        raise InvalidData("lists are mixed with numbers or text; where(...) chooses between things of one kind")
     return str(np.dtype(leaf.primitive).kind)
 
 
@@ -388,7 +403,7 @@ def _filled(values: Any, default: Any, lack: str) -> Any:
 def _nth(x: Any, n: Any, default: Any = None) -> Any:
     if type(n) is not int or n < 0:
         raise InvalidData(f"the second argument of nth is a whole number counted from 0, got {n!r}")
-    return _filled(ak.pad_none(x, n + 1, axis=-1)[..., n], default, f"fewer than {n + 1} entries")
+    return _filled(ak.firsts(x[..., min(n, _LONGEST_LIST) :], axis=-1), default, f"fewer than {n + 1} entries")
 
 
 def _first(x: Any, default: Any = None) -> Any:

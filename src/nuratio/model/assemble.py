@@ -28,7 +28,8 @@ def assemble(workspace: Workspace, measurement: str | None, poi: str | None, ker
     if name not in known:
         raise UnknownName(f"no measurement {name!r}; {did_you_mean(name, known, 'measurements')}")
     extension = workspace.spec.get("unbinned", {})
-    companion = pyhf_model(workspace.counting, name, extension.get("modifier_settings", DEFAULT_SETTINGS))
+    without = {"poi_name": None} if poi is None else {}  # the measurement's may be one that only a patch adds
+    companion = pyhf_model(workspace.counting, name, extension.get("modifier_settings", DEFAULT_SETTINGS), **without)
     chosen = extension.get("poi", companion.config.poi_name) if poi == "" else poi
     channels = [_channel(entry, workspace.tables, companion.config, kernel) for entry in workspace.unbinned.values()]
     return Model(companion, channels, extension.get("parameters", []), poi=chosen)

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuratio.errors import InvalidModel
 from nuratio.model.terms import add_constraints, saturated
 
 __all__ = ["Constraints"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_NARROWEST = 1e-100
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,13 @@ class Constraints:
 
     @classmethod
     def compile(cls, config: Any) -> "Constraints":
-        """Read them from a pyhf model's ``config``."""
+        """Read them from a pyhf model's ``config``.
+
+        Raises
+        ------
+        InvalidModel
+            A constraint so narrow or wide that its logarithm is not a number.
+        """
         gauss: list[tuple[int, int, float]] = []
         pois: list[tuple[int, int, float]] = []
         position = 0
@@ -52,6 +61,11 @@ class Constraints:
             terms, values = (gauss, paramset.width()) if paramset.pdf_type == "normal" else (pois, paramset.factors)
             start = config.par_slice(name).start
             for j in range(paramset.n_parameters):
+                if not _NARROWEST < values[j] < 1 / _NARROWEST:
+                    raise InvalidModel(
+                        f"parameter {name!r}: the constraint's {'width' if terms is gauss else 'rate factor'} is "
+                        f"{values[j]:.3g}, not between {_NARROWEST} and {1 / _NARROWEST}; hold it fixed, or remove it"
+                    )
                 terms.append((start + j, position + j, float(values[j])))
             position += paramset.n_parameters
         g, p = np.array(gauss).reshape(-1, 3), np.array(pois).reshape(-1, 3)

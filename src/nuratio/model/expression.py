@@ -7,6 +7,7 @@ and Hessian with respect to all parameters.
 
 import ast
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from nuratio.errors import InvalidModel, did_you_mean
 __all__ = ["FUNCTIONS", "Dual", "Expression"]
 
 Floats = NDArray[np.float64]
+
+_LONGEST = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,21 @@ class Dual:
         return self * other.chain(1 / x, -1 / x**2, 2 / x**3)
 
     def __pow__(self, other: "Dual") -> "Dual":
-        if not np.any(other.gradient):
+        if not (np.any(other.gradient) or np.any(other.hessian)):
             x, p = self.value, other.value
             if p == 0:
                 return Dual.constant(1.0, len(self.gradient))
             if p == 1:
                 return self
-            second = 2.0 if p == 2 else p * (p - 1) * x ** (p - 2)
-            return self.chain(x**p, p * x ** (p - 1), second)
+            if x < 0 and p != int(p):
+                raise ValueError(f"{x:.6g} to the power {p:.6g}")
+            return self.chain(x**p, _monomial(p, x, p - 1), _monomial(p * (p - 1), x, p - 2))
         return FUNCTIONS["exp"](other * FUNCTIONS["log"](self))
+
+
+def _monomial(factor: float, x: float, p: float) -> float:
+    """factor x**p, infinite at x = 0 for a negative power: a slope there, as of a square root."""
+    return math.copysign(math.inf, factor) if x == 0 and p < 0 else factor * x**p
 
 
 def _scaled(factor: float, derivatives: Floats) -> Floats:
@@ -134,12 +143,14 @@ class Expression:
         Raises
         ------
         InvalidModel
-            Anything else, with the text and the part that is not understood.
+            Anything else, with the text and the part that is not understood; a text of more than 1000 characters.
         """
+        if len(text) > _LONGEST:
+            raise InvalidModel(f"expression of {len(text)} characters: {text[:50]!r}...; the limit is {_LONGEST}")
         try:
             tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            raise InvalidModel(f"expression {text!r} does not parse: {error}") from error
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise InvalidModel(f"expression {text!r} does not parse: {error or 'nested too deeply'}") from error
         names: set[str] = set()
         try:
             _check(tree, text, names)
@@ -153,12 +164,16 @@ class Expression:
         Raises
         ------
         InvalidModel
-            Where the expression is undefined (the square root of a negative number, a division by zero).
+            Where the expression is undefined (the square root of a negative number, a division by zero) or infinite.
         """
         n = len(next(iter(values.values())).gradient) if values else 0
         try:
-            return _evaluate(self._tree, values, n)
-        except (ValueError, ZeroDivisionError, OverflowError) as error:
+            with np.errstate(over="ignore", invalid="ignore"):  # slopes may be infinite, the value not
+                result = _evaluate(self._tree, values, n)
+            if not math.isfinite(result.value):
+                raise OverflowError(f"the result is {result.value}")
+            return result
+        except (ValueError, ZeroDivisionError, OverflowError, RecursionError) as error:
             at = ", ".join(f"{name} = {values[name].value:.6g}" for name in self.names)
             raise InvalidModel(
                 f"expression {self.text!r} is undefined at {at}: {error}; restrict the bounds"
@@ -169,8 +184,8 @@ def _check(node: ast.expr, text: str, names: set[str]) -> None:
     match node:
         case ast.Constant(value=bool()):
             allowed = False
-        case ast.Constant(value=int() | float()):
-            allowed = True
+        case ast.Constant(value=int() | float() as value):
+            allowed = value <= sys.float_info.max
         case ast.Name(id=name):
             names.add(name)
             allowed = True

@@ -167,8 +167,8 @@ def _train_region(
     config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, progress: bool | None
 ) -> Trained:
     from nuratio.ratios.options import TrainingOptions
-    from nuratio.training.train import train
     from nuratio.training.shape import SHAPE_OPTIONS, train_shape
+    from nuratio.training.train import train
 
     settings = config.values.get("Training", {})
     seed, method, reference = settings.get("Seed", 0), settings.get("Method", "mixture"), region.get("Reference")

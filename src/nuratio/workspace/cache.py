@@ -6,12 +6,14 @@ file retrains what depends on it and nothing else.
 
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from nuratio.data.sample import EventSample
-from nuratio.errors import InvalidData
+from nuratio.errors import InvalidData, NuratioWarning
 
 __all__ = ["content_key", "load_or_train"]
 
@@ -44,13 +46,30 @@ def content_key(kind: str, samples: Mapping[str, EventSample | None], settings: 
 def load_or_train(kind: type[E], directory: Path, train: Callable[[], E]) -> tuple[E, bool]:
     """The estimator in ``directory``, or a newly trained one saved there; and whether it was trained now.
 
-    A directory that cannot be read (a run that was killed while writing) is trained again.
+    A directory that cannot be read (a run that was killed while writing) is trained again. If saving fails in the end
+    (the disk is full) the result is not lost with it: a warning says that it is not in the cache.
+
+    Raises
+    ------
+    InvalidData
+        Nothing can be written to ``directory``; said before the training, not after it.
     """
-    if directory.is_dir():
-        try:
-            return kind.load(directory), False
-        except InvalidData:
-            pass
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidData(f"trained networks cannot be kept in {directory}: {error}; choose another cache") from error
+    try:
+        return kind.load(directory), False
+    except InvalidData:
+        if not os.access(directory, os.W_OK):
+            raise InvalidData(f"trained networks cannot be kept in {directory}: no permission to write") from None
     estimator = train()
-    estimator.save(directory)
+    try:
+        estimator.save(directory)
+    except OSError as error:
+        warnings.warn(
+            f"the trained networks could not be kept in {directory} and will be trained again next time: {error}",
+            NuratioWarning,
+            stacklevel=2,
+        )
     return estimator, True

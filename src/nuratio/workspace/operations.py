@@ -171,10 +171,10 @@ def _same_channel(name: str, left: Workspace, right: Workspace) -> bool:
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """The name, numbered if it is taken; a number goes before the ``.npy`` of a path."""
+    """The name, numbered if it is taken (in any case of letters); a number goes before the ``.npy`` of a path."""
     stem, suffix = (name[:-4], ".npy") if PurePosixPath(name).suffix == ".npy" else (name, "")
-    n, free = 1, name
-    while free in taken:
+    n, free, folded = 1, name, {t.casefold() for t in taken}
+    while free.casefold() in folded:
         n += 1
         free = f"{stem}.{n}{suffix}"
     return free
@@ -379,7 +379,7 @@ def _renamed(expression: str, new: Mapping[str, str]) -> str:
 def _parse(expression: str) -> ast.Expression:
     try:
         return ast.parse(expression.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidWorkspace(f"expression {expression!r} does not parse: {error}") from error
 
 

@@ -5,6 +5,7 @@ takes any pyhf workspace. `model` and `data` are what inference needs.
 """
 
 import copy
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
+from nuratio.errors import InvalidModel, InvalidWorkspace, UnknownName, UnusedWarning, did_you_mean
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.strict_json import plain_json
 from nuratio.workspace.tables import Store, write_workspace
 from nuratio.workspace.unbin import unbin_channel
-from nuratio.workspace.validate import core, problems, schema_problems
+from nuratio.workspace.validate import core, knows_poi, problems, remarks, schema_problems
 
 if TYPE_CHECKING:
     from nuratio.model.model import Model
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SETTINGS", "Workspace"]
 
 DEFAULT_SETTINGS = {"normsys": {"interpcode": "code4"}, "histosys": {"interpcode": "code4p"}}
+
+_SHOWN = 100  # problems
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,24 +62,30 @@ class Workspace:
         ------
         InvalidWorkspace
             Listing every problem: schema, names, checksums, NaN.
+
+        Warns
+        -----
+        UnusedWarning
+            Observations of no channel, settings of no parameter: pyhf ignores them, and a typo looks the same.
         """
-        store = Store(Path(path))
-        spec = store.json()
-        cls._raise(schema_problems(spec))
         tables: dict[str, RatioTable] = {}
         found = []
-        for entry in spec.get("unbinned", {}).get("files", []):
-            table, wrong = store.table(entry, verify=verify)
-            found += wrong
-            if table is not None:
-                tables[entry["id"]] = table
+        with Store(Path(path)) as store:
+            spec = store.json()
+            cls._raise(schema_problems(spec))
+            for i, entry in enumerate(spec.get("unbinned", {}).get("files", [])):
+                table, wrong = store.table(entry, verify=verify)
+                found += [f"/unbinned/files/{i}: {line}" for line in wrong]
+                if table is not None:
+                    tables[entry["id"]] = table
         cls._raise(found + problems(spec, tables))
+        cls._remark(spec)
         return cls(spec, tables)
 
     @classmethod
     def from_pyhf(cls, spec: Mapping[str, Any]) -> "Workspace":
-        """A workspace with no unbinned channel from a pyhf workspace (JSON object)."""
-        workspace = cls(copy.deepcopy(dict(spec)))
+        """A workspace with no unbinned channel from a pyhf workspace (JSON object; arrays become lists)."""
+        workspace = cls(plain_json(spec))
         workspace.validate()
         return workspace
 
@@ -112,16 +122,32 @@ class Workspace:
             The samples cancel at an observed event.
         """
         self._raise(schema_problems(self.spec))
-        missing = [f["id"] for f in self.spec.get("unbinned", {}).get("files", []) if f["id"] not in self.tables]
-        self._raise([f"no table for file {name!r}" for name in missing] + problems(self.spec, self.tables))
-        for name in self.measurements:
-            self.model(name)
+        missing = [
+            f"/unbinned/files/{i}: no table for file {f['id']!r}"
+            for i, f in enumerate(self.spec.get("unbinned", {}).get("files", []))
+            if f["id"] not in self.tables
+        ]
+        self._raise(missing + problems(self.spec, self.tables))
+        refused: dict[str, str] = {}  # what is wrong for all measurements is said once
+        for m, measurement in enumerate(self.spec["measurements"]):
+            try:
+                self.model(measurement["name"], poi="" if knows_poi(self.spec, measurement) else None)
+            except (InvalidModel, InvalidWorkspace, UnknownName) as error:
+                refused.setdefault(str(error), f"/measurements/{m}")
+        self._raise([f"{where}: {error}" for error, where in refused.items()])
+        self._remark(self.spec)
+
+    @staticmethod
+    def _remark(spec: Mapping[str, Any]) -> None:
+        for line in remarks(spec):
+            warnings.warn(line, UnusedWarning, stacklevel=3)
 
     @staticmethod
     def _raise(found: list[str]) -> None:
         if found:
             head = f"{len(found)} problems" if len(found) > 1 else "1 problem"
-            raise InvalidWorkspace(f"{head} in the workspace:\n  " + "\n  ".join(found))
+            rest = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+            raise InvalidWorkspace(f"{head} in the workspace:\n  " + "\n  ".join(found[:_SHOWN] + rest))
 
     # --- looking at it
 

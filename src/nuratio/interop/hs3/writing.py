@@ -1,12 +1,13 @@
 """A workspace as an HS3 document."""
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nuratio import __version__
-from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
+from nuratio.errors import InvalidWorkspace, UnknownName, UnusedWarning, did_you_mean
 from nuratio.interop.hs3.conventions import (
     DATA,
     INTERPOLATIONS,
@@ -20,7 +21,7 @@ from nuratio.interop.hs3.conventions import (
 )
 from nuratio.interop.hs3.events import Densities, EventData, Ranges, event_data, mixture
 from nuratio.model.parameters import Config
-from nuratio.workspace.validate import problems, schema_problems
+from nuratio.workspace.validate import problems, remarks, schema_problems
 from nuratio.workspace.workspace import Workspace
 
 __all__ = ["to_hs3"]
@@ -77,6 +78,8 @@ def to_hs3(
     wrong = schema_problems(spec) or problems(spec, {})  # names alone: the tables were checked when they were read
     if wrong:
         raise InvalidWorkspace("the workspace is not valid:\n  " + "\n  ".join(wrong))
+    for line in remarks(spec):
+        warnings.warn(f"{line}; not in the document", UnusedWarning, stacklevel=2)
     chosen = _chosen(workspace, measurement)
     configs = [configure(spec, m) for m in chosen]
     names = dict(hs3_names(configs[0]))
