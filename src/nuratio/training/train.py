@@ -19,7 +19,9 @@ from nuratio.ratios.estimator import Pool, RatioEstimator, split_by_sign
 from nuratio.ratios.losses import LOSSES, Loss, make_loss
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training import baselines
+from nuratio.training.choice import choose, pilot_rho
 from nuratio.training.direct import direct
+from nuratio.training.linear import train_linear
 from nuratio.training.mixture import mixture, rosmm
 from nuratio.training.objective import Objective, SimulatedEvents, train_networks
 from nuratio.training.reference import Reference
@@ -42,7 +44,7 @@ _BASELINES: dict[str, Method] = {
     "ccl_shared": partial(baselines.complementary, shared=True),
     "ccl_debiased": partial(baselines.complementary, debiased=True),
 }
-METHODS: dict[str, Method] = {
+_NETWORKS: dict[str, Method] = {
     "mixture": mixture,
     "rosmm": rosmm,
     "rosmm_c": mixture,
@@ -50,6 +52,7 @@ METHODS: dict[str, Method] = {
     **dict.fromkeys(_DIRECT, direct),
     **_BASELINES,
 }
+METHODS = (*_NETWORKS, "linear", "auto")
 _POOLED = ("resampled", "ccl", "ccl_shared", "ccl_debiased")  # their ratios are to the mixture they are trained on
 _REFINEMENT = 0.1  # learning rate of a refinement, in units of that before
 
@@ -71,10 +74,13 @@ def train(
     samples : mapping of str to EventSample
         At least two samples (processes) with the same features; weights may have both signs.
     method : str
-        A key of `METHODS`. ``mixture``: one softmax classifier over the parts {sample x sign of weight}. The name of a
+        One of `METHODS`. ``mixture``: one softmax classifier over the parts {sample x sign of weight}. The name of a
         loss of `nuratio.ratios.losses`: the signed ratio of every sample, by one network with an output for each.
+        ``linear``: least squares in random features. ``auto``: the best of these three on a subsample, see
+        `nuratio.training.choice`; the report says what was chosen and why.
     method_options : mapping or None
-        Options of the loss: ``rho`` of ``pare``; ``loss`` (and its options) of ``rosmm_r``, ``lsif`` by default.
+        ``rho`` of ``pare``, a number or ``auto``; ``loss`` (and its options) of ``rosmm_r``, ``lsif`` by default;
+        ``features`` of ``linear``.
     reference : None, str or mapping
         What q is. None: the mixture of the |p| of all samples in equal fractions, which bounds the ratios and covers
         every sample. A mapping of samples or parts to fractions (positive, sum 1): that mixture. A sample's name: its
@@ -122,24 +128,28 @@ def train(
     parts = {part.name: events for part, events in split_by_sign(samples).items()}
     report = check_statistics({**samples, **parts}, options)
     chosen = dict(method_options or {})
-    events = SimulatedEvents.of(samples, reference)
     if method in _POOLED and reference is not None:
         raise InvalidData(f"method {method!r} learns ratios to the pooled mixture only: reference must be None")
     if method in baselines.BIAS:
         warn(f"method {method!r} is a baseline: {baselines.BIAS[method]}", BiasedMethodWarning, stacklevel=2)
-    estimator = train_networks(events, _objective(method, chosen, events), seed, options, progress)
-    if method == "rosmm_c":
-        estimator = refit_coefficients(estimator, samples)
-    elif method == "rosmm_r":
-        again = replace(options, learning_rate=_REFINEMENT * options.learning_rate)
-        objective = refined(events, _loss({"loss": "lsif"} | chosen))
-        estimator = train_networks(events, objective, seed, again, progress, begin=estimator.networks.stack)
+
+    def learn(name: str, events: SimulatedEvents) -> RatioEstimator:
+        return _learn(name, chosen, events, seed, options, progress)
+
+    if method == "auto":
+        best, comparison = choose(
+            samples, reference, lambda name, some: _normalised(learn(name, SimulatedEvents.of(some, reference)), some)
+        )
+        report |= {"auto": comparison}
+    else:
+        best = method
+    estimator = learn(best, SimulatedEvents.of(samples, reference))
     made = {"method": method, "method_options": chosen, "seed": seed}
     estimator = replace(estimator, report=made | report | estimator.report)
-    normalisation = _normalisation(estimator, estimator.pool(samples))
+    estimator = _normalised(estimator, samples)
     off = {
         name: f"{z:.3f} +- {error:.3f}"
-        for name, (z, error) in normalisation.items()
+        for name, (z, error) in estimator.normalisation.items()
         if abs(z - 1) > max(0.02, 5 * error)
     }
     if off:
@@ -148,15 +158,49 @@ def train(
             NormalisationWarning,
             stacklevel=2,
         )
-    return replace(estimator, normalisation=normalisation)
+    return estimator
+
+
+def _learn(
+    method: str,
+    chosen: Mapping[str, Any],
+    events: SimulatedEvents,
+    seed: int,
+    options: TrainingOptions,
+    progress: bool | None,
+) -> RatioEstimator:
+    """An estimator, not normalised yet."""
+    if method == "linear":
+        return train_linear(events, seed, options, **_features(chosen))
+    estimator = train_networks(events, _objective(method, chosen, events), seed, options, progress)
+    if method == "rosmm_c":
+        return refit_coefficients(estimator, events.samples)
+    if method == "rosmm_r":
+        again = replace(options, learning_rate=_REFINEMENT * options.learning_rate)
+        objective = refined(events, _loss({"loss": "lsif"} | dict(chosen)))
+        return train_networks(events, objective, seed, again, progress, begin=estimator.networks.stack)
+    return estimator
+
+
+def _normalised(estimator: RatioEstimator, samples: Mapping[str, EventSample]) -> RatioEstimator:
+    return replace(estimator, normalisation=_normalisation(estimator, estimator.pool(samples)))
 
 
 def _objective(method: str, options: Mapping[str, Any], events: SimulatedEvents) -> Objective:
     if method in _DIRECT:
+        if options.get("rho") == "auto":
+            options = {**options, "rho": pilot_rho(events)}
         return direct(events, make_loss(method, **options), method)
     if options and method != "rosmm_r":
         raise InvalidData(f"method {method!r} has no options, got {dict(options)}")
-    return METHODS[method](events)
+    return _NETWORKS[method](events)
+
+
+def _features(options: Mapping[str, Any]) -> dict[str, int]:
+    n = options.get("features", 1)
+    if options.keys() - {"features"} or not isinstance(n, int) or n < 1:
+        raise InvalidData(f"method 'linear' has one option, features (1 or more), got {dict(options)}")
+    return dict(options)
 
 
 def _loss(options: Mapping[str, Any]) -> Loss:

@@ -1,0 +1,124 @@
+"""Ratios by linear least squares: the risk E_q[r^2] / 2 - E_p[r] with r linear in random features has a closed form.
+
+The features are a hidden layer of random, fixed weights; what is learned is the last layer, by one linear solve for
+each fold: seconds, no learning rate, a baseline that networks have to beat. The same matrices tell how negative a ratio
+gets (`lowest_ratios`), which is what PARE needs to know for its pole.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import silu
+
+from nuratio.ratios.crossfit import CrossFit
+from nuratio.ratios.estimator import RatioEstimator
+from nuratio.ratios.heads import Direct
+from nuratio.ratios.losses import LSIF
+from nuratio.ratios.network import NetworkStack
+from nuratio.ratios.options import TrainingOptions
+from nuratio.training.loop import split_events
+from nuratio.training.objective import SimulatedEvents, whole_samples
+
+__all__ = ["lowest_ratios", "train_linear"]
+
+Floats = NDArray[np.float64]
+
+_SPREAD = 2.0  # of the random weights, for inputs of unit variance
+_PILOT_SPREAD = 4.0
+_RIDGE = 1e-6  # of the mean diagonal element
+_CHUNK = 65536
+_PILOT_FEATURES = 24
+
+
+def train_linear(events: SimulatedEvents, seed: int, options: TrainingOptions, features: int = 400) -> RatioEstimator:
+    """Least squares in random features; not normalised yet. Of the options, those of the cross-fitting are used.
+
+    Raises
+    ------
+    InvalidData
+        A sample whose weights cancel.
+    """
+    components = whole_samples(events.samples)
+    inputs = next(iter(events.samples.values())).names
+    networks = _random_layer(events, seed, features, len(components), options.folds * options.ensemble, _SPREAD)
+    for m, split in enumerate(split_events(events.ids, options)):
+        rows = np.concatenate([split.training, split.validation])
+        gram, moments, _ = _sums(events, networks, m, rows)
+        ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+        solution = torch.from_numpy(np.linalg.solve(gram + ridge, moments).astype(np.float32))
+        with torch.no_grad():
+            networks.weights[-1][m].copy_(solution[:-1])
+            networks.biases[-1][m, 0].copy_(solution[-1])
+    networks.requires_grad_(False)
+    return RatioEstimator(
+        components=components,
+        reference_fractions=events.reference_fractions,
+        head=Direct(LSIF(), "lsif"),
+        normalisation={part.name: (1.0, 0.0) for part in components},
+        networks=CrossFit(networks, inputs, options),
+        report={"features": features},
+    )
+
+
+def lowest_ratios(events: SimulatedEvents, seed: int = 0) -> dict[str, float]:
+    """An estimate of the most negative ratio of each sample: the lowest eigenvalue of G_q^-1 G_p.
+
+    G are second moments of a few smooth features under q and under the signed sample: the smallest value that the mean
+    of r can have over any weight made of them. It is an average, so the true minimum is lower.
+    """
+    networks = _random_layer(events, seed, _PILOT_FEATURES, 1, 1, _PILOT_SPREAD)
+    gram, _, signed = _sums(events, networks, 0, np.arange(len(events.x)))
+    root = np.linalg.inv(np.linalg.cholesky(gram + 1e-5 * np.trace(gram) / len(gram) * np.eye(len(gram))))
+    return {
+        name: float(np.linalg.eigvalsh(root @ g @ root.T)[0]) for name, g in zip(events.samples, signed, strict=True)
+    }
+
+
+def _random_layer(
+    events: SimulatedEvents, seed: int, features: int, outputs: int, members: int, spread: float
+) -> NetworkStack:
+    """Networks of one random hidden layer: kinks all over the events, in random directions."""
+    generator = torch.Generator().manual_seed(seed)
+    networks = NetworkStack([events.x.shape[1], features, outputs], members)
+    networks.standardise(events.x.numpy(), events.mixed.double().numpy())
+    direction = torch.randn((members, events.x.shape[1], features), generator=generator)
+    at = torch.randn((members, events.x.shape[1], features), generator=generator)
+    with torch.no_grad():
+        networks.weights[0].copy_(spread * direction)
+        networks.biases[0].copy_(-spread * (direction * at).sum(1, keepdim=True))
+    return networks
+
+
+def _sums(
+    events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64]
+) -> tuple[Floats, Floats, list[Floats]]:
+    """sum q phi phi' (h, h), sum p phi of each sample (h, samples), and sum p phi phi' of each sample."""
+    size, samples = networks.weights[0].shape[2] + 1, len(events.samples)
+    gram, moments = np.zeros((size, size)), np.zeros((size, samples))
+    signed = [np.zeros((size, size)) for _ in range(samples)]
+    pilot = size <= _PILOT_FEATURES + 1
+    for some, phi in _features(events, networks, member, rows):
+        q, p = events.reference[some].double().numpy(), events.signed[some].double().numpy()
+        sample = events.sample[some].numpy()
+        gram += phi.T @ (q[:, None] * phi)
+        for k in range(samples):
+            own = sample == k
+            moments[:, k] += p[own] @ phi[own]
+            if pilot:
+                signed[k] += phi[own].T @ (p[own, None] * phi[own])
+    return gram, moments, signed
+
+
+def _features(
+    events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64]
+) -> Iterator[tuple[Tensor, Floats]]:
+    """Some events at a time: which, and their features with a constant, (m, h)."""
+    center, scale = networks.get_buffer("center"), networks.get_buffer("inverse_scale")
+    weight, bias = networks.weights[0][member].detach(), networks.biases[0][member].detach()
+    for start in range(0, len(rows), _CHUNK):
+        some = torch.from_numpy(rows[start : start + _CHUNK])
+        hidden = silu((events.x[some] - center) * scale @ weight + bias).double().numpy()
+        yield some, np.column_stack([hidden, np.ones(len(hidden))])
