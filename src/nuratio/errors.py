@@ -102,7 +102,7 @@ class PoolDensityWarning(NuratioWarning):
 
 def did_you_mean(name: str, known: Iterable[str], kind: str = "known names") -> str:
     """End an error message about an unknown ``name``: its close matches, or all ``known`` names if none is close."""
-    names = list(known)
+    names = sorted(known) if isinstance(known, set | frozenset) else list(known)
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"

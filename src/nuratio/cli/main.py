@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from nuratio import __version__
-from nuratio.errors import InvalidConfig, InvalidData, NuratioError, NuratioWarning
+from nuratio.errors import InvalidConfig, InvalidData, NuratioError
 
 if TYPE_CHECKING:
     from nuratio.model.model import Model
@@ -35,8 +35,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("once", NuratioWarning)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_once()
             try:
                 return super().invoke(ctx)
             except NuratioError as error:
@@ -49,8 +48,17 @@ class _Group(click.Group):
                 sys.exit(1)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    click.echo(f"nuratio: {category.__name__}: {message}", err=True)
+def _show_once() -> Callable[..., None]:
+    """Shows a warning on stderr, and no line twice."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        line = f"nuratio: {category.__name__}: {message}"
+        if line not in told:
+            told.add(line)
+            click.echo(line, err=True)
+
+    return show
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
