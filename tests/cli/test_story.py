@@ -126,6 +126,26 @@ def test_coarse_cells_take_the_same_networks(folder, workspace, exact):
     assert "lie outside the cells, 5.7 <= ln_mll < 7.1; widen the Binning" in refused.stderr
 
 
+def test_a_sample_left_in_one_has_its_signed_ratio(folder, exact):
+    """Least squares instead of a classifier of parts; its interference cannot have a shape variation."""
+    config = yaml.safe_load((folder / "analysis.yml").read_text())
+    config["Training"] = {"Seed": 1, "Method": "linear", "MethodOptions": {"features": 300}, "Ratio": {"folds": 2}}
+    (folder / "linear.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = ["build", str(folder / "linear.yml"), "--cache", str(folder / "cache"), "-o", str(folder / "linear")]
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code != 0
+    assert "leaves sample 'interference' in one, with weights of both signs" in refused.stderr
+    config["Systematics"] = [s for s in config["Systematics"] if s["Name"] != "mass_scale"]
+    (folder / "linear.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    summary = run(*command)
+    assert set(summary["channels"]["SR"]["yields"]) == {"sm", "interference", "newphys"}
+    learned = load_result(json.dumps(run("fit", folder / "linear")))
+    truth = fit(exact, exact.data, fixed={"mass_scale": 0.0})
+    assert learned.valid, learned.message
+    assert abs(learned["kappa"].value - truth["kappa"].value) < 0.8 * truth["kappa"].uncertainty
+    assert learned["kappa"].uncertainty == pytest.approx(truth["kappa"].uncertainty, rel=0.15)
+
+
 def test_the_other_questions(workspace, tmp_path):
     tested = run("cls", workspace, "--poi-value", "1.7")
     assert 0 < tested["CLs"] < 0.05

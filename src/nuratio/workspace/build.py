@@ -176,16 +176,14 @@ def _train_region(
     shape_options = TrainingOptions.from_dict(
         SHAPE_OPTIONS.to_dict() | {"folds": options.folds, "fold_seed": options.fold_seed} | settings.get("Shape", {})
     )
-    parts = split_by_sign(events.nominal)
-    key = content_key(
-        "ratio",
-        events.nominal,
-        {"method": method, "reference": reference, "seed": seed, "options": options.to_dict()},
+    how = {"method": method, "reference": reference, "seed": seed} | (
+        {"method_options": settings["MethodOptions"]} if "MethodOptions" in settings else {}
     )
-    fit = partial(
-        train, events.nominal, method=method, reference=reference, seed=seed, options=options, progress=progress
-    )
+    key = content_key("ratio", events.nominal, how | {"options": options.to_dict()})
+    fit = partial(train, events.nominal, **how, options=options, progress=progress)
     ratio, first = load_or_train(RatioEstimator, cache / f"ratio-{key}", fit)
+    split = {part.name: nominal for part, nominal in split_by_sign(events.nominal).items()}
+    parts = {part: split.get(part.name, events.nominal[part.sample]) for part in ratio.components}
     new = int(first)
     keys, shapes, varied = {"ratio": key}, {}, {}
     for part, nominal in parts.items():
@@ -194,6 +192,11 @@ def _train_region(
                 continue
             name = systematic["Name"]
             where = f"region {region['Name']!r}, {name!r}"
+            if np.ptp(np.sign(nominal.weights)):
+                raise InvalidData(
+                    f"{where}: method {ratio.report['method']!r} leaves sample {part.sample!r} in one, with weights of "
+                    "both signs, and a shape variation needs a positive density; use method 'mixture'"
+                )
             all_up, all_down = events.varied[part.sample, name]
             up, down = _of_part(all_up, part, where), None if all_down is None else _of_part(all_down, part, where)
             varied[part.name, name] = (up, down)
