@@ -73,7 +73,7 @@ def closure(events: dict[str, tuple[np.ndarray, np.ndarray]], ratio: np.ndarray)
 
 
 def options(n: int) -> TrainingOptions:
-    """As many passes as 8e6 events allow, but at least 6 and at most 40."""
+    """As many passes as the time allows: between 12 and 40."""
     epochs = int(np.clip(12 * 4_000_000 / n, 12, 40))
     batch = int(np.clip(n // 250, 1024, 16384))
     return TrainingOptions(
@@ -87,7 +87,7 @@ def run(method: str, seed: int, n: int) -> dict[str, object]:
     cut = int(TRAINED * n)
     seen = {name: EventSample(x[:cut], w[:cut], names=("x", "y")) for name, (x, w) in events.items()}
     unseen = {name: (x[cut:], w[cut:]) for name, (x, w) in events.items()}
-    x0, w0 = unseen["source"]
+    x0, _ = unseen["source"]
     exact = exact_ratio(x0.astype(np.float64))
     base = closure(unseen, exact)
     start = time.perf_counter()
@@ -97,7 +97,7 @@ def run(method: str, seed: int, n: int) -> dict[str, object]:
         r = estimator.ratio(x0, "target") / estimator.ratio(x0, "source")
     except NuratioError as error:
         return {"method": method, "seed": seed, "failed": str(error)}
-    error = float(np.sqrt(max(w0 @ (r - exact) ** 2 / w0.sum(), 0.0)))
+    error = float(np.sqrt(np.mean((r - exact) ** 2)))  # over all source events, whatever their sign
     found = closure(unseen, r)
     excess = [a - b for a, b in zip(found, base, strict=True)]
     return {"method": method, "seed": seed, "excess": excess, "exact": base, "rmse": error, "seconds": seconds}
