@@ -101,6 +101,15 @@ def test_the_limit_is_the_exact_one_within_the_small_simulation(workspace, exact
     assert (tmp_path / "limit.png").stat().st_size > 10_000
 
 
+def test_the_ratios_pass_their_checks(folder, workspace):
+    done = CliRunner().invoke(cli, ["check", str(folder / "analysis.yml"), "--cache", str(folder / "cache")])
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)["SR"]
+    assert report["passed"]
+    assert {"normalisation", "distance", "calibration", "support"} <= {c["name"] for c in report["checks"]}
+    assert "closure in ln_mll, costh" in done.stderr
+
+
 def test_coarse_cells_take_the_same_networks(folder, workspace, exact):
     """Rates per cell, with the simulation's statistics, from a Binning of a feature; nothing is trained again."""
     config = yaml.safe_load((folder / "analysis.yml").read_text())

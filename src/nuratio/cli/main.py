@@ -183,6 +183,22 @@ def train(config: Path, inputs: Path | None, cache: Path | None) -> None:
 @cli.command()
 @_config_argument
 @_config_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file [default: stdout].")
+def check(config: Path, inputs: Path | None, cache: Path | None, output: Path | None) -> None:
+    """Check the ratios of CONFIG on events no network has seen; fails (exit code 2) if a check does."""
+    from nuratio.workspace.build import check_all
+
+    reports = check_all(config, inputs=inputs, cache=cache)
+    for region, report in reports.items():
+        click.echo(f"{region}\n{report}", err=True)
+    _emit({region: json.loads(report.to_json()) for region, report in reports.items()}, output)
+    if not all(report.passed for report in reports.values()):
+        sys.exit(2)
+
+
+@cli.command()
+@_config_argument
+@_config_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The workspace [default: CONFIG's name].")
 @click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
 def build(config: Path, inputs: Path | None, cache: Path | None, output: Path | None, overwrite: bool) -> None:

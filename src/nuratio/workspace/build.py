@@ -1,6 +1,7 @@
 """From a configuration to a workspace: read, train (or take from the cache), evaluate, write down.
 
-`train_all` makes every network a configuration needs; `build` makes the workspace, training what is missing.
+`train_all` makes every network a configuration needs, `check_all` looks at their ratios; `build` makes the workspace,
+training what is missing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from nuratio.data.sample import EventSample
 from nuratio.data.templates import histogram
 from nuratio.errors import InvalidData
+from nuratio.ratios.checks import CheckReport, check_ratios
 from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
 from nuratio.ratios.shape import ShapeEstimator
 from nuratio.ratios.table import RatioTable
@@ -26,7 +28,7 @@ from nuratio.workspace.normalisation import cumulants
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
-__all__ = ["build", "train_all"]
+__all__ = ["build", "check_all", "train_all"]
 
 _LARGEST_ERROR = 1e-3  # of the cumulant form of ln Z; above it the shapes are normalised by the pool integral
 
@@ -88,6 +90,24 @@ def train_all(
         for region in config.regions
         if region.get("Type") == "unbinned"
     }
+
+
+def check_all(
+    config: str | Path | Config,
+    *,
+    inputs: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: bool | None = None,
+) -> dict[str, CheckReport]:
+    """Check the ratios of every unbinned region, see `nuratio.ratios.checks`; arguments as for `train_all`."""
+    config, cache = _resolve(config, inputs, cache)
+    reports = {}
+    for region in config.regions:
+        if region.get("Type") == "unbinned":
+            events = read_region(config, region, progress=progress)
+            trained = _train_region(config, region, events, cache, progress)
+            reports[region["Name"]] = check_ratios(trained.ratio, events.nominal, events.data)
+    return reports
 
 
 def build(
