@@ -174,7 +174,7 @@ class HistFactory:
             for sample in samples:
                 cells = range(len(nominal), len(nominal) + bins)
                 yields = spec[channel][sample]["data"]
-                nominal += yields
+                nominal.extend(yields)
                 # of two modifiers of one type and name on a sample, pyhf 0.7 takes the last
                 modifiers = {(m["type"], m["name"]): m for m in spec[channel][sample]["modifiers"]}
                 for (kind, name), modifier in modifiers.items():

@@ -8,8 +8,9 @@ auxiliary data]. An unbinned channel's events are the observed ones, then the po
 Asimov data 0 and calibrated importance weights, toys 0 and Poisson counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyhf
@@ -26,6 +27,17 @@ from nuratio.model.unbinned import UnbinnedChannel
 __all__ = ["Model"]
 
 Floats = NDArray[np.float64]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _pyhfs_where_plain(method: _Method) -> _Method:
+    """Of a model with nothing but pyhf's own, pyhf's method: bit for bit, on any of its backends."""
+
+    @wraps(method)
+    def chosen(self: "Model", *args: Any, **kwargs: Any) -> Any:
+        return (getattr(self.pyhf_model, method.__name__) if self._plain else method.__get__(self))(*args, **kwargs)
+
+    return cast(_Method, chosen)
 
 
 class Model:
@@ -104,8 +116,16 @@ class Model:
 
     @property
     def _plain(self) -> bool:
-        """Nothing but pyhf's own: every protocol call is pyhf's, bit for bit."""
+        """Nothing but pyhf's own."""
         return not self.unbinned and not self.parameters.expressions
+
+    def __getattr__(self, name: str) -> Any:
+        """What else a pyhf model has, of a model with nothing but pyhf's own."""
+        if name.startswith("__") or "config" not in vars(self):
+            raise AttributeError(name)
+        if self._plain:
+            return getattr(self.pyhf_model, name)
+        raise AttributeError(f"a model with unbinned channels or expressions has no {name!r}")
 
     # --- the likelihood
 
@@ -119,12 +139,18 @@ class Model:
         """
         d = np.asarray(data, dtype=np.float64)
         if d.shape != (self.config.nmaindata + self.config.nauxdata,):
-            raise InvalidModel(
+            raise _WrongData(
                 f"the data vector must have {self.config.nmaindata} main and {self.config.nauxdata} auxiliary entries, "
                 f"got shape {d.shape}"
             )
         if self._last is not None and np.array_equal(self._last[0], d):
             return self._last[1]
+        for clip in ("clip_sample_data", "clip_bin_data"):
+            if getattr(self.pyhf_model.main_model, clip) is not None:
+                raise InvalidModel(
+                    f"pyhf clips the rates of this model ({clip}), nuratio clips none: make it without; "
+                    "pyhf.infer runs on it as it is"
+                )
         main, aux = d[: self.config.nmaindata], d[self.config.nmaindata :]
         wrong = np.flatnonzero(~(main >= 0))
         if wrong.size or not np.all(np.isfinite(aux)):
@@ -154,10 +180,9 @@ class Model:
         """Second derivatives of -2 ln L, shape (P, P); twice its inverse is the covariance."""
         return self.likelihood(data).hessian(self._pars(pars))
 
+    @_pyhfs_where_plain
     def logpdf(self, pars: ArrayLike, data: ArrayLike) -> Floats:
         """ln L, shape (1,), as pyhf's; NaN where the total density is not positive, as pyhf's bins are."""
-        if self._plain:
-            return np.asarray(self.pyhf_model.logpdf(pars, data))
         self._require_numpy()
         theta = self._pars(pars)
         try:
@@ -165,20 +190,26 @@ class Model:
         except NonPositiveDensity:
             return np.array([np.nan])
 
+    @_pyhfs_where_plain
+    def pdf(self, pars: ArrayLike, data: ArrayLike) -> Floats:
+        """L, shape (1,)."""
+        return np.exp(self.logpdf(pars, data))
+
     # --- expected data and toys
 
+    @_pyhfs_where_plain
     def expected_auxdata(self, pars: ArrayLike) -> Floats:
         """Expected auxiliary data."""
         return self.constraints.expected(self.parameters.values(self._pars(pars)))
 
+    @_pyhfs_where_plain
     def expected_actualdata(self, pars: ArrayLike) -> Floats:
         """Expected main data: bin contents, and calibrated Asimov weights of the events."""
         return expected_main(self, self.unbinned, self.parameters.values(self._pars(pars)))
 
+    @_pyhfs_where_plain
     def expected_data(self, pars: ArrayLike, include_auxdata: bool = True) -> Floats:
         """Asimov data at ``pars``: the flat vector whose best fit is ``pars``."""
-        if self._plain:
-            return np.asarray(self.pyhf_model.expected_data(pars, include_auxdata=include_auxdata))
         main = self.expected_actualdata(pars)
         return np.concatenate([main, self.expected_auxdata(pars)]) if include_auxdata else main
 
@@ -190,9 +221,10 @@ class Model:
         """One toy: Poisson counts in the bins and at the pool events, and fluctuated auxiliary data."""
         return _ToyPdf(self, self._pars(pars)).draw(rng)
 
+    @_pyhfs_where_plain
     def make_pdf(self, pars: ArrayLike) -> Any:
         """pyhf's protocol: an object whose ``sample((n,))`` gives toys."""
-        return self.pyhf_model.make_pdf(self._pars(pars)) if self._plain else _ToyPdf(self, self._pars(pars))
+        return _ToyPdf(self, self._pars(pars))
 
     # --- more of pyhf's protocol, as far as bins go
 
@@ -245,7 +277,9 @@ class Model:
     def _pars(self, pars: ArrayLike) -> Floats:
         theta = np.asarray(pars, dtype=np.float64)
         if theta.shape != (self.config.npars,):
-            raise InvalidModel(f"{self.config.npars} parameters expected {self.config.par_names}, got {theta.shape}")
+            raise _WrongParameters(
+                f"{self.config.npars} parameters expected {self.config.par_names}, got {theta.shape}"
+            )
         return theta
 
     @staticmethod
@@ -255,6 +289,14 @@ class Model:
             raise InvalidModel(
                 f"unbinned channels need pyhf's numpy backend, not {backend!r}: pyhf.set_backend('numpy')"
             )
+
+
+class _WrongParameters(InvalidModel, pyhf.exceptions.InvalidPdfParameters):  # type: ignore[misc]
+    """Not as many parameters as the model has."""
+
+
+class _WrongData(InvalidModel, pyhf.exceptions.InvalidPdfData):  # type: ignore[misc]
+    """Not as many data as the model has."""
 
 
 class _ToyPdf:

@@ -244,8 +244,8 @@ class Config:
         UnknownName
             No scalar parameter is called so.
         """
-        if name is not None and (name not in self.par_map or not self.par_map[name]["paramset"].is_scalar):
-            scalars = [n for n, p in self.par_map.items() if p["paramset"].is_scalar]
+        scalars = [n for n, p in self.par_map.items() if p["paramset"].n_parameters == 1]
+        if name is not None and name not in scalars:
             raise UnknownName(f"no parameter {name!r} to be the POI; {did_you_mean(name, scalars, 'parameters')}")
         self._poi_name = name
 
