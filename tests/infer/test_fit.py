@@ -162,3 +162,57 @@ def test_scan_points_are_conditional_fits(analytic_model):
     nuisance = scan(model, data, "tilt", points=5)
     assert nuisance.parameter == "tilt"
     assert nuisance.delta_twice_nll.min() >= -1e-9
+
+
+def two_valleys():
+    """Both variations of b2 go down with code 0: a minimum on either side of alpha = 0."""
+    mu = [{"name": "mu", "type": "normfactor", "data": None}]
+
+    def histosys(hi, lo):
+        return [{"name": "shape", "type": "histosys", "data": {"hi_data": hi, "lo_data": lo}}]
+
+    return {
+        "version": "1.0.0",
+        "channels": [
+            {
+                "name": "SR",
+                "samples": [
+                    {"name": "signal", "data": [30.0, 35.0], "modifiers": mu},
+                    {"name": "b1", "data": [100.0, 100.0], "modifiers": histosys([110.0, 110.0], [90.0, 90.0])},
+                    {"name": "b2", "data": [50.0, 120.0], "modifiers": histosys([55.0, 55.0], [45.0, 45.0])},
+                ],
+            },
+            {
+                "name": "CR",
+                "samples": [
+                    {"name": "b1", "data": [105.0, 100.0], "modifiers": histosys([110.0, 115.0], [95.0, 90.0])}
+                ],
+            },
+        ],
+        "observations": [{"name": "SR", "data": [170.0, 220.0]}, {"name": "CR", "data": [110.0, 105.0]}],
+        "measurements": [{"name": "m", "config": {"poi": "mu", "parameters": []}}],
+        "unbinned": {
+            "version": "1.0.0",
+            "files": [],
+            "channels": [],
+            "modifier_settings": {"normsys": {"interpcode": "code1"}, "histosys": {"interpcode": "code0"}},
+        },
+    }
+
+
+@pytest.mark.parametrize("fixed", [{}, {"mu": 1.0}])
+def test_the_lower_of_two_valleys_is_found_from_either_side(fixed):
+    ws = Workspace(two_valleys())
+    model = ws.model()
+    data = ws.data(model)
+    fits = [fit(model, data, fixed=fixed, init={"shape": start}) for start in (-0.3, 0.0, 0.3)]
+    held = [
+        fit(model, data, fixed=fixed | {"shape": alpha}, hesse=False).twice_nll for alpha in np.linspace(-1.5, 1.5, 121)
+    ]
+    valleys = [min(held[:60]), min(held[61:])]
+    assert abs(valleys[0] - valleys[1]) > 0.3
+    for found in fits:
+        assert found.valid
+        assert found.twice_nll == pytest.approx(fits[0].twice_nll, abs=1e-8)
+        assert min(valleys) - 0.02 < found.twice_nll <= min(valleys) + 1e-9
+    assert any("another minimum beyond its kink" in step for found in fits for step in found.steps)

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pyhf
 import pytest
+from scipy.special import gammaln
 
 import analytic
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning, UnknownName
@@ -29,7 +30,7 @@ def test_the_likelihood_is_the_extended_unbinned_one(analytic_model, rng):
         shape = np.exp(a * d1 + a**2 * d2 - ln_z)
         density = nu_b * analytic.background(x) * shape + nu_s * analytic.signal(x)
         q = (analytic.background(x) + analytic.signal(x)) / 2
-        unbinned = 2 * (nu_b + nu_s - np.log(density / q).sum())
+        unbinned = 2 * (nu_b + nu_s - np.log(density / q).sum() + gammaln(len(x) + 1))
         counts, rate = data[:2], pdf.expected_data(theta, include_auxdata=False)[:2]
         binned = -2 * pyhf.tensorlib.poisson_logpdf(counts, rate).sum()
         constraints = -2 * float(pdf.constraint_logpdf(np.array(pdf.config.auxdata), theta))
@@ -201,6 +202,7 @@ def test_an_unbinned_channel_of_constant_ratios_is_the_binned_one(code, norm, pe
         np.testing.assert_allclose(slopes[1], b.gradient(theta), rtol=1e-9, atol=1e-9)
     assert len(differences) > 15
     assert np.ptp(differences) < 1e-9
+    assert per_bin == (abs(differences[0]) < 1e-9)  # a cell for every bin: also the value is pyhf's
     assert max(gradients) < 1e-8
     assert max(hessians) < 1e-7
 

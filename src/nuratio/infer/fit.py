@@ -4,7 +4,9 @@
 Hessian (twice its inverse is the covariance of -2 ln L); MINOS intervals are an option.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from nuratio.infer.results import FitResult
 __all__ = ["Fitter", "fit", "fixed_poi_fit"]
 
 Floats = NDArray[np.float64]
+
+_BESIDE = 1e-6  # a kink: where the slopes of its other side are taken
 
 
 def fit(
@@ -82,10 +86,10 @@ def fixed_poi_fit(poi_value: float, model: Any, data: ArrayLike, **options: Any)
 
 def require_poi(model: Any) -> str:
     """The model's POI, or an error that says how to choose one."""
-    name = model.config.poi_name
-    if name is None:
+    index = model.config.poi_index
+    if index is None:
         raise InvalidModel("the model has no parameter of interest; choose one: model.config.set_poi(name)")
-    return str(name)
+    return str(model.config.par_names[index])
 
 
 def cancellation(lines: list[str]) -> str:
@@ -139,9 +143,9 @@ class Fitter:
             theta[self.index(name)] = value
         objective = self._holding(held)
         if near is None:
-            return minimize(objective, theta, self.bounds, held, **self._options)
+            return self._lowest(minimize(objective, theta, self.bounds, held, **self._options), held)
         theta = near.predict(theta, held, *np.array(self.bounds).T)
-        return follow(objective, [(theta, near)], self.bounds, held, **self._options)[0]
+        return self._lowest(follow(objective, [(theta, near)], self.bounds, held, **self._options)[0], held)
 
     def conditional(
         self,
@@ -161,7 +165,35 @@ class Fitter:
             return []
         still = held.copy()
         still[k] = self.fixed[k]  # it moves from value to value, and so do the shapes that depend on it
-        return follow(self._holding(still), starts, self.bounds, held, **self._options)
+        found = follow(self._holding(still), starts, self.bounds, held, **self._options)
+        return [self._lowest(minimum, held) for minimum in found]
+
+    def _lowest(self, found: Minimum, held: NDArray[np.bool_]) -> Minimum:
+        """The lowest of the minima on both sides of each kink: codes 0 and 1 may leave a valley on either side.
+
+        From the minimum with the parameter at its kink, a slope down on the side where the fit did not end shows one.
+        """
+        kinks = getattr(self.likelihood, "kinks", np.zeros(0, dtype=bool))
+        lower, upper = np.array(self.bounds).T
+        calls = Counter(found.calls)
+        for k in np.flatnonzero(kinks & ~held & (found.theta != 0) & (lower < 0) & (upper > 0)) if kinks.any() else ():
+            still, theta = held.copy(), found.theta.copy()
+            still[k], theta[k] = True, 0.0
+            start = found.predict(theta, still, lower, upper)
+            (at_kink,) = follow(self._holding(still), [(start, found)], self.bounds, still, **self._options)
+            calls += Counter(at_kink.calls) + Counter(gradient=1)
+            theta, side = at_kink.theta.copy(), -np.sign(found.theta[k])
+            theta[k] = side * _BESIDE
+            objective = self._holding(held)
+            if side * objective.derivatives(theta, hessian=False)[1][k] >= 0:
+                continue
+            theta[k] = np.clip(-found.theta[k], lower[k], upper[k])
+            other = minimize(objective, theta, self.bounds, held, **self._options)
+            calls += Counter(other.calls)
+            if other.valid and (other.value < found.value or not found.valid):
+                told = f"{self.names[k]}: another minimum beyond its kink, lower by {found.value - other.value:.3g}"
+                found = replace(other, steps=(*found.steps, told, *other.steps))
+        return replace(found, calls={kind: calls[kind] for kind in found.calls})
 
     def _holding(self, held: NDArray[np.bool_]) -> Any:
         """The likelihood, told which parameters stay where they are, if it can use that."""

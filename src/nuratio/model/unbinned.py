@@ -2,8 +2,9 @@
 
     -2 ln L = 2 [ nu_tot(theta) - sum_i w_i ln( sum_c nu_c(theta) T_c(x_i | alpha) ) ]
 
-An unbinned channel is a histogram with one bin per event: its list of events is the observed ones, then the pool of
-simulated ones, and a data set is a weight for each. nu_tot belongs to the companion channel (`Model` adds it).
+up to a number that `nuratio.model.likelihood` adds, without parameters. An unbinned channel is a histogram with one bin
+per event: its list of events is the observed ones, then the pool of simulated ones, and a data set is a weight for
+each. nu_tot belongs to the companion channel (`Model` adds it).
 
 Where the companion has several bins, events lie in coarse cells, and the density is that of a hybrid between a binned
 and an unbinned channel, nu_cb(theta) p_c(x | b, alpha): rates with parameters per bin (staterror, shapesys,
@@ -151,6 +152,11 @@ class EventCell:
     def nuisances(self) -> tuple[int, ...]:
         """The K nuisances with a shape effect here (companion indices, sorted)."""
         return tuple(sorted({p for s in self.samples for p in s.par}))
+
+    @cached_property
+    def share_of_q(self) -> float:
+        """Integral of q over the cell; 1 if no pool event says so."""
+        return float(self.pool_weights.sum()) or 1.0
 
     def program(self, table: RatioTable) -> Program:
         """The samples, compiled for the columns of a table."""
