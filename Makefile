@@ -7,10 +7,10 @@ STAMP  := $(VENV)/.installed
 # threads that wait without spinning, for shared machines
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install demo test bench lint format clean
+.PHONY: help install demo test bench bench-ratios lint format clean
 
 help:            ## list the targets
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: $(STAMP)   ## all tests, warnings as errors, with coverage
 
 bench: $(STAMP)  ## compare speed, memory and precision with other tools; results in benchmarks/README.md
 	$(BIN)/python benchmarks/engine.py $(BENCH)
+
+bench-ratios: $(STAMP)  ## every method of training on a signed problem with a known ratio; RATIOS="--events 4000000"
+	$(BIN)/python benchmarks/ratios.py $(RATIOS)
 
 lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff check .
