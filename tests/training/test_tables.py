@@ -47,7 +47,7 @@ def q_of(a, b):
 
 
 def expected(method, a=A, b=B):
-    """The signed sample's ratio, or what the method has in its place; METHODS of signed classification."""
+    """The signed sample's ratio, or what the method has in its place."""
     q, w, gross = q_of(a, b), (a - b).sum(), (a + b).sum()
     if method in BIAS:
         flat, plus, minus = Q / 2, a / gross / 2, b / gross / 2  # of the pooled mixture

@@ -105,6 +105,11 @@ class EventSample:
         return float(self.weights.sum())
 
     @property
+    def cancels(self) -> bool:
+        """Whether the weights sum to nothing but rounding: such a sample has no normalised density."""
+        return bool(abs(self.total) <= 1e-9 * np.abs(self.weights).sum())
+
+    @property
     def effective_size(self) -> float:
         """Signed effective sample size (sum w)^2 / sum w^2."""
         return float(self.weights.sum() ** 2 / (self.weights**2).sum())

@@ -113,7 +113,7 @@ def check_ratios(
             Check("normalisation", name, z - 1, error, 0.01, "E_q[r] - 1 before it was corrected: train longer")
         )
     for name, events in samples.items():
-        if abs(events.total) < 1e-9 * np.abs(events.weights).sum():
+        if events.cancels:
             raise InvalidData(f"sample {name!r}: its weights cancel, so there is no density to compare with")
         r = estimator.ratio(pool.features, name, event_ids=pool.event_ids)
         other = fold_of(events.ids, 2, _HALVES_SEED) == 1

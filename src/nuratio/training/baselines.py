@@ -1,7 +1,7 @@
 """What people do with negative weights instead: baselines to compare with, each with the bias it has.
 
-With a and b the parts of a sample of positive and negative weight and q the reference (METHODS: signed weights in
-classifiers), the target is (a - b) / q. ``BIAS`` says what each baseline gives in its place.
+With a and b the parts of a sample of positive and negative weight and q the reference, the target is (a - b) / q.
+``BIAS`` says what each baseline gives in its place; those that are not listed there are unbiased.
 """
 
 import torch

@@ -23,7 +23,7 @@ from nuratio.training.reference import Reference
 __all__ = ["CANDIDATES", "choose", "pilot_rho", "risk_at_events", "subsample"]
 
 CANDIDATES = ("mixture", "lsif", "linear")  # of equal ones the first is taken
-ENOUGH = 200_000  # events of a sample to compare methods with
+_ENOUGH = 200_000  # events of a sample to compare methods with
 _SUBSAMPLE_SEED = 0xA070
 _MARGIN = 4.0  # of PARE's rho^2 over the pilot's largest -r: k = 3 to 10 do
 
@@ -52,7 +52,7 @@ def choose(
         whole_samples(samples)
     except InvalidData as reason:
         return "mixture", {"chosen": "mixture", "reason": str(reason)}
-    some = subsample(samples, ENOUGH)
+    some = subsample(samples, _ENOUGH)
     events = SimulatedEvents.of(some, reference)
     at_events = {name: risk_at_events(train_one(name, some), events) for name in CANDIDATES}
     best = min(at_events, key=lambda name: float(at_events[name].mean()))

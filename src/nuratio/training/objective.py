@@ -24,8 +24,6 @@ from nuratio.training.reference import Reference, mixture_fractions
 
 __all__ = ["Objective", "SimulatedEvents", "train_networks", "whole_samples"]
 
-_CANCELLED = 1e-9  # a net yield below this share of the absolute one is rounding
-
 
 @dataclass(frozen=True, eq=False)
 class SimulatedEvents:
@@ -170,11 +168,10 @@ def whole_samples(samples: Mapping[str, EventSample]) -> tuple[Part, ...]:
     """
     found = []
     for name, events in samples.items():
-        gross = float(np.abs(events.weights).sum())
-        if abs(events.total) <= _CANCELLED * gross:
+        if events.cancels:
             raise InvalidData(
-                f"sample {name!r}: its weights cancel (sum {events.total:.3g}, absolute {gross:.3g}), so it has no "
-                "normalised density; method 'mixture' keeps the parts of both signs"
+                f"sample {name!r}: its weights cancel (sum {events.total:.3g}), so it has no normalised density; "
+                "method 'mixture' keeps the parts of both signs"
             )
         found.append(Part(name, name, 1 if events.total > 0 else -1, events.total, len(events), events.effective_size))
     return tuple(found)
