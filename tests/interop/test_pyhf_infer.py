@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyhf
 import pytest
+import torch
 from pyhf.exceptions import InvalidPdfData, InvalidPdfParameters
 from pyhf.infer import mle, test_statistics
 from pyhf.infer.intervals import upper_limits
@@ -401,8 +402,12 @@ def test_wrong_sizes_are_pyhfs_errors(three, mode):
 @pytest.mark.skipif(not pyhf.__version__.startswith("0.7"), reason="pyhf has no torch backend any more")
 def test_a_wrapped_model_runs_on_pyhfs_other_backends(three):
     plain, data = three[0]["pyhf"], three[1]
-    pyhf.set_backend("pytorch", precision="64b")
-    results = [mle.fit(pyhf.tensorlib.astensor(data), m, do_grad=True) for m in (plain, Model.from_pyhf(plain))]
+    before = torch.get_default_dtype()
+    try:
+        pyhf.set_backend("pytorch", precision="64b")  # which changes torch's default for good
+        results = [mle.fit(pyhf.tensorlib.astensor(data), m, do_grad=True) for m in (plain, Model.from_pyhf(plain))]
+    finally:
+        torch.set_default_dtype(before)
     assert [type(r) for r in results] == [pyhf.tensorlib.array_type] * 2
     np.testing.assert_array_equal(*map(np.asarray, results))
 

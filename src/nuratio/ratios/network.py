@@ -41,11 +41,13 @@ class NetworkStack(nn.Module):
     def __init__(self, sizes: Sequence[int], members: int, output_scale: float = 1.0) -> None:
         super().__init__()
         layers = list(pairwise(sizes))
-        self.weights = nn.ParameterList(torch.zeros(members, n_in, n_out) for n_in, n_out in layers)
-        self.biases = nn.ParameterList(torch.zeros(members, 1, n_out) for _, n_out in layers)
-        self.register_buffer("center", torch.zeros(sizes[0]))
-        self.register_buffer("inverse_scale", torch.ones(sizes[0]))
-        self.register_buffer("output_scale", torch.tensor(output_scale))
+        self.weights = nn.ParameterList(
+            torch.zeros(members, n_in, n_out, dtype=torch.float32) for n_in, n_out in layers
+        )
+        self.biases = nn.ParameterList(torch.zeros(members, 1, n_out, dtype=torch.float32) for _, n_out in layers)
+        self.register_buffer("center", torch.zeros(sizes[0], dtype=torch.float32))
+        self.register_buffer("inverse_scale", torch.ones(sizes[0], dtype=torch.float32))
+        self.register_buffer("output_scale", torch.tensor(output_scale, dtype=torch.float32))
 
     def initialise(self, generator: torch.Generator, outputs: Sequence[float]) -> Self:
         """Draw the hidden layers uniformly in +-1/sqrt(inputs of the layer); the last one starts at these constants."""
@@ -53,9 +55,11 @@ class NetworkStack(nn.Module):
             for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
                 bound = weight.shape[1] ** -0.5
                 for parameter in (weight, bias):
-                    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+                    parameter.copy_(
+                        torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+                    )
             self.weights[-1].zero_()
-            self.biases[-1].copy_(torch.tensor(outputs) / self.get_buffer("output_scale"))
+            self.biases[-1].copy_(torch.tensor(outputs, dtype=torch.float32) / self.get_buffer("output_scale"))
         return self
 
     def standardise(self, x: NDArray[np.float32], weights: NDArray[np.float64]) -> Self:

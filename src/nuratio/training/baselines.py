@@ -34,7 +34,7 @@ def absolute(events: SimulatedEvents) -> Objective:
 def dropped(events: SimulatedEvents) -> Objective:
     """Events of the wrong sign left out."""
     kept = events.signed.clamp(min=0)
-    totals = torch.zeros(len(events.samples)).index_add_(0, events.sample, kept)
+    totals = torch.zeros(len(events.samples), dtype=kept.dtype).index_add_(0, events.sample, kept)
     return direct(events, BCE(), "bce", kept * len(kept) / totals[events.sample])
 
 
@@ -49,7 +49,7 @@ def resampled(events: SimulatedEvents) -> Objective:
     k = len(components)
     fractions, gain = _of_samples(events)
     positive = (events.signed > 0).float()
-    log_t = torch.tensor(fractions).log()
+    log_t = torch.tensor(fractions, dtype=torch.float32).log()
 
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
         logits, signs = outputs[..., :k], outputs[..., k:]
@@ -71,7 +71,7 @@ def complementary(events: SimulatedEvents, *, debiased: bool = False, shared: bo
     fractions, gain = _of_samples(events)
     negative = (events.signed < 0).float()
     other = 1 / (k - 1) if shared else 1.0
-    start = [*torch.tensor(fractions).log().tolist(), *[0.0] * debiased]
+    start = [*torch.tensor(fractions, dtype=torch.float32).log().tolist(), *[0.0] * debiased]
 
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
         log_p = log_softmax(outputs[..., :k], dim=-1)

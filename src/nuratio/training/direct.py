@@ -43,4 +43,6 @@ def direct(
         total = events.reference[rows] * loss.denominator(outputs).sum(-1) + p[rows] * loss.numerator(own)
         return total if denominator is None else total + denominator[rows] * loss.denominator(own)
 
-    return Objective(components, loss.output(torch.ones(len(components))).tolist(), cost, Direct(loss, name))
+    return Objective(
+        components, loss.output(torch.ones(len(components), dtype=torch.float32)).tolist(), cost, Direct(loss, name)
+    )

@@ -84,8 +84,8 @@ def _random_layer(
     generator = torch.Generator().manual_seed(seed)
     networks = NetworkStack([events.x.shape[1], features, outputs], members)
     networks.standardise(events.x.numpy(), events.mixed.double().numpy())
-    direction = torch.randn((members, events.x.shape[1], features), generator=generator)
-    at = torch.randn((members, events.x.shape[1], features), generator=generator)
+    direction = torch.randn((members, events.x.shape[1], features), generator=generator, dtype=torch.float32)
+    at = torch.randn((members, events.x.shape[1], features), generator=generator, dtype=torch.float32)
     with torch.no_grad():
         networks.weights[0].copy_(spread * direction)
         networks.biases[0].copy_(-spread * (direction * at).sum(1, keepdim=True))

@@ -29,7 +29,10 @@ def refined(events: SimulatedEvents, loss: Loss) -> Objective:
         A sample whose weights cancel.
     """
     whole = whole_samples(events.samples)
-    t, rho = (torch.tensor(list(f.values())) for f in (events.training_fractions, events.reference_fractions))
+    t, rho = (
+        torch.tensor(list(f.values()), dtype=torch.float32)
+        for f in (events.training_fractions, events.reference_fractions)
+    )
     total = {part.sample: part.total for part in whole}
     mix = torch.tensor([[p.total / total[p.sample] * (p.sample == w.name) for p in events.parts] for w in whole])
 

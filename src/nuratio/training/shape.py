@@ -95,7 +95,7 @@ def train_shape(
     networks.standardise(nominal.features, np.abs(nominal.weights))
     networks.initialise(generator, [0.0] * len(varied))
     events, weights = torch.from_numpy(x), torch.from_numpy(weight)
-    alpha = torch.tensor([_ALPHA[direction] for direction in varied])
+    alpha = torch.tensor([_ALPHA[direction] for direction in varied], dtype=torch.float32)
     powers = torch.stack([alpha, alpha**2])[: len(varied)]  # (outputs, directions); linear with one direction
 
     def loss(rows: Tensor, members: slice) -> Tensor:
