@@ -73,11 +73,11 @@ def closure(events: dict[str, tuple[np.ndarray, np.ndarray]], ratio: np.ndarray)
 
 
 def options(n: int) -> TrainingOptions:
-    """As many passes as the time allows: between 12 and 40."""
-    epochs = int(np.clip(12 * 4_000_000 / n, 12, 40))
+    """Few passes over many events, many over few: between 10 and 40."""
+    epochs = int(np.clip(10 * 4_000_000 / n, 10, 40))
     batch = int(np.clip(n // 250, 1024, 16384))
     return TrainingOptions(
-        hidden=(64, 64), epochs=epochs, batch_size=batch, learning_rate=5e-3, folds=2, ensemble=1, patience=epochs
+        hidden=(48, 48, 48), epochs=epochs, batch_size=batch, learning_rate=1e-2, folds=2, ensemble=1, patience=epochs
     )
 
 
