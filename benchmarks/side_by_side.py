@@ -14,13 +14,13 @@ variables, and differ by parts in a thousand.
 import argparse
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pyhf
+from published import pyhf_minuit
 
 import nuratio
 from nuratio.interop.cabinetry import exact_derivatives
@@ -63,15 +63,15 @@ def ours(a: Analysis) -> Numbers:
 def through_pyhf(a: Analysis) -> Numbers:
     """pyhf.infer with its minuit optimizer."""
     poi = a.model.config.poi_index
-    with _minuit(tolerance=1e-5, strategy=2):
+    with pyhf_minuit(tolerance=1e-5, strategy=2):
         pars, result = pyhf.infer.mle.fit(a.data, a.model, return_uncertainties=True, return_result_obj=True)
     found = _fit(a, pars[:, 0], np.sqrt(np.diag(np.array(result.minuit.covariance))))
-    with _minuit(tolerance=1e-3):
+    with pyhf_minuit(tolerance=1e-3):
         observed, expected = pyhf.infer.hypotest(a.tested, a.data, a.model, return_expected_set=True)
         found |= _cls(observed, expected)
         scan = pyhf.infer.intervals.upper_limits.toms748_scan
         found |= _limits(*scan(a.data, a.model, *a.bracket, rtol=1e-7))
-    with _minuit(tolerance=1e-5):
+    with pyhf_minuit(tolerance=1e-5):
         for name in a.nuisances:
             k = a.best.index(name)
             fixed = a.model.config.suggested_fixed()
@@ -140,16 +140,6 @@ def main() -> None:
         worst = max(rows, key=lambda row: abs(float(row[j])))
         print(f"largest difference, {name}: {worst[j]} ({worst[0]})")
     print("seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
-
-
-@contextmanager
-def _minuit(**options: Any) -> Iterator[None]:
-    before = pyhf.get_backend()
-    pyhf.set_backend("numpy", pyhf.optimize.minuit_optimizer(**options))
-    try:
-        yield
-    finally:
-        pyhf.set_backend(*before)
 
 
 def _fit(a: Analysis, values: Any, uncertainties: Any) -> Numbers:

@@ -226,3 +226,27 @@ def check_derivatives(likelihood, theta):
     np.testing.assert_allclose(gradient, numeric, atol=2e-6, rtol=1e-6)
     numeric = np.array([likelihood.gradient(theta + s) - likelihood.gradient(theta - s) for s in steps]) / (2 * h)
     np.testing.assert_allclose(hessian, numeric, atol=1e-5, rtol=1e-6)
+
+
+def set_at(path, value):
+    """A change of a specification: the value at a path of keys and indices."""
+
+    def change(spec):
+        for key in path[:-1]:
+            spec = spec[key]
+        spec[path[-1]] = value
+
+    return change
+
+
+def make_kappa_the_poi(spec):
+    """mu = kappa**2, and axes of the control region."""
+    spec["measurements"][0]["config"]["poi"] = ""
+    spec["unbinned"] |= {
+        "poi": "kappa",
+        "parameters": [
+            {"name": "mu", "expression": "kappa ** 2"},
+            {"name": "kappa", "inits": [1.0], "bounds": [[0.1, 5.0]]},
+        ],
+        "axes": [{"channel": "CR", "name": "x", "edges": [0.0, 1.0, 2.0]}],
+    }

@@ -214,16 +214,6 @@ def test_a_cell_without_simulation_has_no_asimov_data():
         model.asimov(np.array(model.config.suggested_init()))
 
 
-def _set(path, value):
-    def change(spec):
-        node = spec
-        for key in path[:-1]:
-            node = node[key]
-        node[path[-1]] = value
-
-    return change
-
-
 CHANNEL = ("unbinned", "channels", 0)
 
 
@@ -231,19 +221,34 @@ CHANNEL = ("unbinned", "channels", 0)
     ("change", "message"),
     [
         (
-            _set((*CHANNEL, "ratiocell"), {"column": "cel"}),
+            analytic.set_at((*CHANNEL, "ratiocell"), {"column": "cel"}),
             "no column 'cel' in the observed events; did you mean 'cell'",
         ),
         (
-            _set((*CHANNEL, "ratiocell"), {"column": "background"}),
+            analytic.set_at((*CHANNEL, "ratiocell"), {"column": "background"}),
             r"cells are the companion's bins 0 to 2; \d+ observed",
         ),
-        (_set((*CHANNEL, "samples", 0, "shares"), [0.5, 0.5]), r"one for each of the 3 cells.*not \[0.5, 0.5\]"),
-        (_set((*CHANNEL, "samples", 0, "shares"), [0.2, 0.2, 0.2]), "with the sum 1"),
-        (_set((*CHANNEL, "samples", 1, "shares"), [0.3, 0.4, 0.3]), r"0.3 in cell 0, but the ratio integrates to 0.0"),
-        (_set((*CHANNEL, "samples", 1, "shares"), [0.0, 0.5, 0.5]), "0 in cell 0, where the companion expects events"),
-        (_set((*CHANNEL, "samples", 0, "normalisation", "mean"), [0.0, 0.0]), "must have 2 rows .* of the 3 cells"),
-        (_set(("observations", 1, "data"), [500, 500, 60]), r"events in cell 0, but the companion's observation there"),
+        (
+            analytic.set_at((*CHANNEL, "samples", 0, "shares"), [0.5, 0.5]),
+            r"one for each of the 3 cells.*not \[0.5, 0.5\]",
+        ),
+        (analytic.set_at((*CHANNEL, "samples", 0, "shares"), [0.2, 0.2, 0.2]), "with the sum 1"),
+        (
+            analytic.set_at((*CHANNEL, "samples", 1, "shares"), [0.3, 0.4, 0.3]),
+            r"0.3 in cell 0, but the ratio integrates to 0.0",
+        ),
+        (
+            analytic.set_at((*CHANNEL, "samples", 1, "shares"), [0.0, 0.5, 0.5]),
+            "0 in cell 0, where the companion expects events",
+        ),
+        (
+            analytic.set_at((*CHANNEL, "samples", 0, "normalisation", "mean"), [0.0, 0.0]),
+            "must have 2 rows .* of the 3 cells",
+        ),
+        (
+            analytic.set_at(("observations", 1, "data"), [500, 500, 60]),
+            r"events in cell 0, but the companion's observation there",
+        ),
         (
             lambda spec: spec["unbinned"]["channels"][0].pop("ratiocell"),
             "has 3 bins; an unbinned channel's rate has one",

@@ -66,8 +66,10 @@ def test_the_risk_is_lowest_for_the_exact_ratio():
         def __init__(self, bend):
             self.bend = bend
 
-        def ratio(self, x, name, event_ids):
-            x = x[:, 0].astype(float)
+        def ratios(self, x, event_ids):
+            return x[:, 0].astype(float)
+
+        def net(self, x, name):
             flat, net = normal(x, 1.5), exact(x) * normal(x, 1.5)
             q = (flat + (2 * normal(x, 1) + normal(x, 0.3)) / 3) / 2
             return (flat if name == "flat" else net) / q + self.bend * np.cos(x)

@@ -38,16 +38,8 @@ def shaped():
     spec = copy.deepcopy(ws.spec)
     tables = {n: RatioTable(t.names, t.blocks.astype(np.float32), len(t)) for n, t in ws.tables.items()}
     spec["unbinned"]["files"] = [file_entry(name, table) for name, table in tables.items()]
-    spec["measurements"][0]["config"]["poi"] = ""
-    spec["unbinned"] |= {
-        "poi": "kappa",
-        "parameters": [
-            {"name": "mu", "expression": "kappa ** 2"},
-            {"name": "kappa", "inits": [1.0], "bounds": [[0.1, 5.0]]},
-        ],
-        "axes": [{"channel": "CR", "name": "x", "edges": [0.0, 1.0, 2.0]}],
-        "provenance": {"made": {"by": "hand", "on": [1, 2]}},
-    }
+    analytic.make_kappa_the_poi(spec)
+    spec["unbinned"]["provenance"] = {"made": {"by": "hand", "on": [1, 2]}}
     return Workspace(spec, tables)
 
 

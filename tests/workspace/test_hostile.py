@@ -446,12 +446,7 @@ SIGNAL = ["channels", 1, "samples", 1]
     ],
 )
 def test_each_defect_of_the_description_has_its_place(saved, path, value, message):
-    def change(spec):
-        for key in path[:-1]:
-            spec = spec[key]
-        spec[path[-1]] = value
-
-    edit(saved, change)
+    edit(saved, analytic.set_at(path, value))
     lines = problems(saved)
     assert any(message in line for line in lines), lines
     assert all(len(line) < 700 for line in lines)

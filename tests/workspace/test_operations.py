@@ -43,15 +43,7 @@ def rich():
             "covariance": (draws @ draws.T).tolist(),
             "error": 1e-3,
         }
-        spec["measurements"][0]["config"]["poi"] = ""
-        spec["unbinned"] |= {
-            "poi": "kappa",
-            "parameters": [
-                {"name": "mu", "expression": "kappa ** 2"},
-                {"name": "kappa", "inits": [1.0], "bounds": [[0.1, 5.0]]},
-            ],
-            "axes": [{"channel": "CR", "name": "x", "edges": [0.0, 1.0, 2.0]}],
-        }
+        analytic.make_kappa_the_poi(spec)
 
     return edited(analytic.workspace(), change)
 

@@ -198,12 +198,7 @@ def test_published_workspaces_are_read_as_they_are(name):
     ],
 )
 def test_each_defect_is_named(saved, path, value, message):
-    def change(spec):
-        for key in path[:-1]:
-            spec = spec[key]
-        spec[path[-1]] = value
-
-    edit(saved, change)
+    edit(saved, analytic.set_at(path, value))
     with pytest.raises(InvalidWorkspace, match=message.replace("[", r"\[")):
         Workspace.load(saved)
 

@@ -92,6 +92,15 @@ def require_poi(model: Any) -> str:
     return str(model.config.par_names[index])
 
 
+def own_model(model: Any) -> Any:
+    """A pyhf model as nuratio's; any that has a likelihood as it is."""
+    if hasattr(model, "likelihood"):
+        return model
+    from nuratio.model.model import Model
+
+    return Model.from_pyhf(model)
+
+
 def cancellation(lines: list[str]) -> str:
     """What a fit says that ends where the total density is not positive (lines: one per event or bin)."""
     return f"the total density is not positive at {len(lines)} events or bins: {lines[0]}"
@@ -108,11 +117,7 @@ class Fitter:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         max_calls: int = MAX_CALLS,
     ) -> None:
-        if not hasattr(model, "likelihood"):
-            from nuratio.model.model import Model
-
-            model = Model.from_pyhf(model)
-        self.model = model
+        self.model = model = own_model(model)
         self.data = np.array(data, dtype=np.float64)
         self.likelihood = model.likelihood(self.data)
         self.names: tuple[str, ...] = tuple(model.config.par_names)
@@ -173,10 +178,12 @@ class Fitter:
 
         From the minimum with the parameter at its kink, a slope down on the side where the fit did not end shows one.
         """
-        kinks = getattr(self.likelihood, "kinks", np.zeros(0, dtype=bool))
+        kinks = getattr(self.likelihood, "kinks", np.zeros(len(self.names), dtype=bool))
+        if not kinks.any():
+            return found
         lower, upper = np.array(self.bounds).T
-        calls = Counter(found.calls)
-        for k in np.flatnonzero(kinks & ~held & (found.theta != 0) & (lower < 0) & (upper > 0)) if kinks.any() else ():
+        calls, objective = Counter(found.calls), self._holding(held)
+        for k in np.flatnonzero(kinks & ~held & (found.theta != 0) & (lower < 0) & (upper > 0)):
             still, theta = held.copy(), found.theta.copy()
             still[k], theta[k] = True, 0.0
             start = found.predict(theta, still, lower, upper)
@@ -184,7 +191,6 @@ class Fitter:
             calls += Counter(at_kink.calls) + Counter(gradient=1)
             theta, side = at_kink.theta.copy(), -np.sign(found.theta[k])
             theta[k] = side * _BESIDE
-            objective = self._holding(held)
             if side * objective.derivatives(theta, hessian=False)[1][k] >= 0:
                 continue
             theta[k] = np.clip(-found.theta[k], lower[k], upper[k])

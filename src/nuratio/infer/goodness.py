@@ -26,6 +26,7 @@ from scipy.stats import chi2
 from nuratio.errors import InvalidModel, NonPositiveDensity
 from nuratio.infer.binned_projection import BinnedProjection
 from nuratio.infer.fit import fit as refit
+from nuratio.infer.fit import own_model
 from nuratio.infer.results import FitResult, GoodnessOfFit
 from nuratio.model.asimov import expected_main
 from nuratio.model.unbinned import UnbinnedChannel
@@ -75,10 +76,7 @@ def goodness_of_fit(
     NonPositiveDensity
         Events in a bin where the fit expects none.
     """
-    if not hasattr(model, "likelihood"):
-        from nuratio.model.model import Model
-
-        model = Model.from_pyhf(model)
+    model = own_model(model)
     if model.unbinned and n_toys < 1:
         raise InvalidModel(f"the statistic of a projected channel has no asymptotic p-value: n_toys = {n_toys}")
     view = BinnedProjection.of(model, projections)

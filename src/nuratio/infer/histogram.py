@@ -76,7 +76,7 @@ class EventBins:
 
     def in_cell(self, cell: EventCell) -> Ints:
         """Bins of the pool events of a cell."""
-        return self.pool if cell.pool.index is None else self.pool[cell.pool.index]
+        return cell.pool.of(self.pool)
 
     def counts(self, weights: Floats) -> Floats:
         """Sums of the events' weights (observed ones, then the pool), shape (b,)."""

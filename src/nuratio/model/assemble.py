@@ -50,16 +50,15 @@ def _channel(
         pool=pool,
         cells=tuple(
             EventCell(
-                samples=tuple(
-                    _shape(_in_cell(s, b), simulated, simulated.of(weights), config, kernel) for s in ordered
-                ),
+                samples=tuple(_shape(_in_cell(s, b), simulated, q, config, kernel) for s in ordered),
                 observed=seen,
                 pool=simulated,
-                pool_weights=simulated.of(weights),
+                pool_weights=q,
                 bin=b,
                 kernel=kernel,
             )
             for b, (seen, simulated) in enumerate(_cells(entry, observed, pool))
+            for q in [simulated.of(weights)]
         ),
         observed_features=tables.get(events["observed"].get("features")),
         pool_features=tables.get(events["pool"].get("features")),

@@ -17,7 +17,7 @@ there to yields and nuisances is here.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ __all__ = ["EventCell", "EventTerm", "Events", "UnbinnedChannel", "pool_integral
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+N = TypeVar("N", np.float64, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Events:
             part = self.index[start : start + size]
             yield slice(start, start + len(part)), self.table.take(part).values.astype(np.float64)
 
-    def of(self, values: Floats) -> Floats:
+    def of(self, values: NDArray[N]) -> NDArray[N]:
         """What numbers of the table's events are for these ones, shape (n,)."""
         return values if self.index is None else values[self.index]
 

@@ -7,7 +7,7 @@ enough simulation every network is wrong by many standard errors.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
@@ -106,6 +106,7 @@ def check_ratios(
         Other samples than those of the training; a sample whose weights cancel.
     """
     pool = estimator.pool(samples)
+    at_pool = estimator.ratios(pool.features, event_ids=pool.event_ids)
     half = fold_of(pool.event_ids, 2, _HALVES_SEED) == 0
     found: list[Check] = []
     for name, (z, error) in estimator.normalisation.items():
@@ -115,7 +116,7 @@ def check_ratios(
     for name, events in samples.items():
         if events.cancels:
             raise InvalidData(f"sample {name!r}: its weights cancel, so there is no density to compare with")
-        r = estimator.ratio(pool.features, name, event_ids=pool.event_ids)
+        r = estimator.net(at_pool, name)
         other = fold_of(events.ids, 2, _HALVES_SEED) == 1
         x = estimator.networks.inputs(events)
         source = Weighted(pool.features[half], (pool.weights * r)[half])
@@ -141,21 +142,22 @@ def _of_sample(
         spread = float(np.std(b)) or 1.0
         value, error = (mean_s - mean_t) / spread, float(np.hypot(error_s, error_t)) / spread
         yield Check(f"mean of {label}", name, value, error, _MEAN, "reweighted minus true mean, in spreads")
-        edges = np.unique(np.quantile(b, np.linspace(0, 1, _BINS + 1)))
-        cells = [np.clip(np.searchsorted(edges, v, side="right") - 1, 0, len(edges) - 2) for v in (a, b)]
-        yield _closure(f"closure in {label}", name, cells, source, target, len(edges) - 1)
+        cells, bins = _quantile_cells(b, _BINS, (a, b))
+        yield _closure(f"closure in {label}", name, cells, source, target, bins)
     pairs = list(combinations(range(len(features)), 2))[:_MOST_PAIRS]
     for i, j in pairs:
-        both = [np.unique(np.quantile(target.values[:, k], np.linspace(0, 1, _PAIR_BINS + 1))) for k in (i, j)]
-        cells = []
-        for values in (source.values, target.values):
-            at = [
-                np.clip(np.searchsorted(e, values[:, k], side="right") - 1, 0, len(e) - 2)
-                for e, k in zip(both, (i, j), strict=True)
-            ]
-            cells.append(at[0] * (len(both[1]) - 1) + at[1])
-        size = (len(both[0]) - 1) * (len(both[1]) - 1)
-        yield _closure(f"closure in {features[i]}, {features[j]}", name, cells, source, target, size)
+        (at_i, down), (at_j, across) = (
+            _quantile_cells(target.values[:, k], _PAIR_BINS, (source.values[:, k], target.values[:, k])) for k in (i, j)
+        )
+        cells = [a * across + b for a, b in zip(at_i, at_j, strict=True)]
+        yield _closure(f"closure in {features[i]}, {features[j]}", name, cells, source, target, down * across)
+
+
+def _quantile_cells(of: Floats, bins: int, values: Sequence[Floats]) -> tuple[list[NDArray[np.int64]], int]:
+    """Bins of the values between quantiles of some numbers, those beyond in the outer ones; and how many bins."""
+    edges = np.unique(np.quantile(of, np.linspace(0, 1, bins + 1)))
+    last = len(edges) - 2
+    return [np.clip(np.searchsorted(edges, v, side="right") - 1, 0, last) for v in values], last + 1
 
 
 def _mean(sample: Weighted) -> tuple[float, float]:
@@ -212,9 +214,7 @@ def _distance(name: str, source: Weighted, target: Weighted, reference: Weighted
 
 def _calibration(name: str, source: Weighted, target: Weighted, score: tuple[Floats, Floats], q: Floats) -> Check:
     """Slope of the true ratio (signed weight over reference weight) in bins of the learned one."""
-    edges = np.unique(np.quantile(score[0], np.linspace(0, 1, _BINS + 1)))
-    bins = len(edges) - 1
-    a, b = (np.clip(np.searchsorted(edges, s, side="right") - 1, 0, bins - 1) for s in score)
+    (a, b), bins = _quantile_cells(score[0], _BINS, score)
     reference = np.bincount(a, q, bins) / q.sum()
     learned = np.bincount(a, source.weights, bins) / q.sum() / reference
     w = target.weights / target.weights.sum()

@@ -202,10 +202,17 @@ class RatioEstimator:
         InvalidData
             A sample whose net yield is zero has no normalised density: use its parts.
         """
+        self._require(name)
+        return self.net(self.ratios(x, event_ids=event_ids), name)
+
+    def _require(self, name: str) -> None:
         if name not in self.names and name not in self.parts:
             known = dict.fromkeys(self.names + self.parts)
             raise UnknownName(f"no sample or part {name!r}; {did_you_mean(name, known, 'samples and parts')}")
-        table = self.ratios(x, event_ids=event_ids)
+
+    def net(self, table: RatioTable, name: str) -> NDArray[np.float64]:
+        """What `ratio` is at the events of a table made by `ratios`; raises as it does."""
+        self._require(name)
         if name in self.parts:
             return np.asarray(table[name], dtype=np.float64)
         totals = {part.name: part.total for part in self.components if part.sample == name}

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax, softplus
 from nuratio.ratios.heads import Complementary, Resampled
 from nuratio.ratios.losses import BCE, MSE
 from nuratio.training.direct import direct
-from nuratio.training.objective import Objective, SimulatedEvents, whole_samples
+from nuratio.training.objective import Objective, SimulatedEvents, of_own_sample, whole_samples
 
 __all__ = ["BIAS", "absolute", "complementary", "dropped", "flipped", "resampled", "signed_bce", "signed_mse"]
 
@@ -54,7 +54,7 @@ def resampled(events: SimulatedEvents) -> Objective:
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
         logits, signs = outputs[..., :k], outputs[..., k:]
         entropy = cross_entropy(logits.flatten(0, 1), events.sample[rows].flatten(), reduction="none").view(rows.shape)
-        own = signs.gather(-1, events.sample[rows].unsqueeze(-1)).squeeze(-1)
+        own = of_own_sample(events, signs, rows)
         return events.mixed[rows] * (entropy + softplus(own) - positive[rows] * own)
 
     return Objective(components, [*log_t.tolist(), *[0.0] * k], cost, Resampled(fractions, gain))
@@ -75,7 +75,7 @@ def complementary(events: SimulatedEvents, *, debiased: bool = False, shared: bo
 
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
         log_p = log_softmax(outputs[..., :k], dim=-1)
-        own = log_p.gather(-1, events.sample[rows].unsqueeze(-1)).squeeze(-1)
+        own = of_own_sample(events, log_p, rows)
         bad = negative[rows]
         loss = -(1 - bad) * own - bad * other * (log_p.sum(-1) - own)
         if debiased:

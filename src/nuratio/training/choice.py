@@ -30,11 +30,11 @@ _MARGIN = 4.0  # of PARE's rho^2 over the pilot's largest -r: k = 3 to 10 do
 
 def risk_at_events(estimator: RatioEstimator, events: SimulatedEvents) -> NDArray[np.float64]:
     """What each event adds to the risk, times the number of events; shape (n,). Its mean is the risk."""
-    x, own = events.x.numpy(), events.sample.numpy()
+    table, own = estimator.ratios(events.x.numpy(), event_ids=events.ids), events.sample.numpy()
     q, p = events.reference.double().numpy(), events.signed.double().numpy()
-    total = np.zeros(len(x))
+    total = np.zeros(len(own))
     for k, name in enumerate(events.samples):
-        r = estimator.ratio(x, name, event_ids=events.ids)
+        r = estimator.net(table, name)
         total += q * r**2 / 2 - np.where(own == k, p * r, 0.0)
     return total
 
@@ -42,19 +42,20 @@ def risk_at_events(estimator: RatioEstimator, events: SimulatedEvents) -> NDArra
 def choose(
     samples: Mapping[str, EventSample],
     reference: Reference,
-    train_one: Callable[[str, Mapping[str, EventSample]], RatioEstimator],
-) -> tuple[str, dict[str, Any]]:
-    """The best of `CANDIDATES` on a subsample, and the comparison for the report.
+    learn: Callable[[str, Mapping[str, EventSample]], RatioEstimator],
+) -> tuple[RatioEstimator, dict[str, Any]]:
+    """Learn with the best of `CANDIDATES` on a subsample; the estimator, and the comparison for the report.
 
     Risks within one standard error (of the difference, event by event) of the lowest count as equal.
     """
     try:
         whole_samples(samples)
     except InvalidData as reason:
-        return "mixture", {"chosen": "mixture", "reason": str(reason)}
+        return learn("mixture", samples), {"chosen": "mixture", "reason": str(reason)}
     some = subsample(samples, _ENOUGH)
     events = SimulatedEvents.of(some, reference)
-    at_events = {name: risk_at_events(train_one(name, some), events) for name in CANDIDATES}
+    candidates = {name: learn(name, some) for name in CANDIDATES}
+    at_events = {name: risk_at_events(estimator, events) for name, estimator in candidates.items()}
     best = min(at_events, key=lambda name: float(at_events[name].mean()))
     table = {}
     for name, values in at_events.items():
@@ -65,7 +66,9 @@ def choose(
             "error": float(worse.std() / math.sqrt(len(worse))),
         }
     chosen = next(name for name, row in table.items() if row["above_best"] <= row["error"])
-    return chosen, {"chosen": chosen, "events": len(events.x), "candidates": table}
+    everything = all(len(some[name]) == len(samples[name]) for name in samples)
+    estimator = candidates[chosen] if everything else learn(chosen, samples)
+    return estimator, {"chosen": chosen, "events": len(events.x), "candidates": table}
 
 
 def subsample(samples: Mapping[str, EventSample], most: int) -> dict[str, EventSample]:

@@ -10,9 +10,18 @@ from torch import Tensor
 
 from nuratio.ratios.heads import Direct
 from nuratio.ratios.losses import Loss
-from nuratio.training.objective import Objective, SimulatedEvents, whole_samples
+from nuratio.training.objective import Objective, SimulatedEvents, of_own_sample, whole_samples
 
-__all__ = ["direct"]
+__all__ = ["direct", "signed_risk"]
+
+
+def signed_risk(events: SimulatedEvents, loss: Loss, outputs: Tensor, rows: Tensor, numerator: Tensor) -> Tensor:
+    """``denominator`` at every output with an event's share of q, ``numerator`` at its sample's with these weights.
+
+    Outputs have the shape (m, b, samples), rows (m, b), weights (n,); the risk of each event (m, b).
+    """
+    own = of_own_sample(events, outputs, rows)
+    return events.reference[rows] * loss.denominator(outputs).sum(-1) + numerator[rows] * loss.numerator(own)
 
 
 def direct(
@@ -39,9 +48,10 @@ def direct(
     p = events.signed if numerator is None else numerator
 
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
-        own = outputs.gather(-1, events.sample[rows].unsqueeze(-1)).squeeze(-1)
-        total = events.reference[rows] * loss.denominator(outputs).sum(-1) + p[rows] * loss.numerator(own)
-        return total if denominator is None else total + denominator[rows] * loss.denominator(own)
+        total = signed_risk(events, loss, outputs, rows, p)
+        if denominator is None:
+            return total
+        return total + denominator[rows] * loss.denominator(of_own_sample(events, outputs, rows))
 
     return Objective(
         components, loss.output(torch.ones(len(components), dtype=torch.float32)).tolist(), cost, Direct(loss, name)

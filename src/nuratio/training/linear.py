@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.functional import silu
 
 from nuratio.ratios.crossfit import CrossFit
@@ -46,7 +45,11 @@ def train_linear(events: SimulatedEvents, seed: int, options: TrainingOptions, f
     networks = _random_layer(events, seed, features, len(components), options.folds * options.ensemble, _SPREAD)
     for m, split in enumerate(split_events(events.ids, options)):
         rows = np.concatenate([split.training, split.validation])
-        gram, moments, _ = _sums(events, networks, m, rows)
+        gram, moments = np.zeros((features + 1, features + 1)), np.zeros((features + 1, len(components)))
+        for q, p, sample, phi in _features(events, networks, m, rows):
+            gram += phi.T @ (q[:, None] * phi)
+            for k in range(len(components)):
+                moments[:, k] += p[sample == k] @ phi[sample == k]
         ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
         solution = torch.from_numpy(np.linalg.solve(gram + ridge, moments).astype(np.float32))
         with torch.no_grad():
@@ -70,8 +73,13 @@ def lowest_ratios(events: SimulatedEvents, seed: int = 0) -> dict[str, float]:
     of r can have over any weight made of them. It is an average, so the true minimum is lower.
     """
     networks = _random_layer(events, seed, _PILOT_FEATURES, 1, 1, _PILOT_SPREAD)
-    gram, _, signed = _sums(events, networks, 0, np.arange(len(events.x)))
-    root = np.linalg.inv(np.linalg.cholesky(gram + 1e-5 * np.trace(gram) / len(gram) * np.eye(len(gram))))
+    size = _PILOT_FEATURES + 1
+    gram, signed = np.zeros((size, size)), [np.zeros((size, size)) for _ in events.samples]
+    for q, p, sample, phi in _features(events, networks, 0, np.arange(len(events.x))):
+        gram += phi.T @ (q[:, None] * phi)
+        for k, moments in enumerate(signed):
+            moments += phi[sample == k].T @ (p[sample == k, None] * phi[sample == k])
+    root = np.linalg.inv(np.linalg.cholesky(gram + 1e-5 * np.trace(gram) / size * np.eye(size)))
     return {
         name: float(np.linalg.eigvalsh(root @ g @ root.T)[0]) for name, g in zip(events.samples, signed, strict=True)
     }
@@ -92,33 +100,14 @@ def _random_layer(
     return networks
 
 
-def _sums(
-    events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64]
-) -> tuple[Floats, Floats, list[Floats]]:
-    """sum q phi phi' (h, h), sum p phi of each sample (h, samples), and sum p phi phi' of each sample."""
-    size, samples = networks.weights[0].shape[2] + 1, len(events.samples)
-    gram, moments = np.zeros((size, size)), np.zeros((size, samples))
-    signed = [np.zeros((size, size)) for _ in range(samples)]
-    pilot = size <= _PILOT_FEATURES + 1
-    for some, phi in _features(events, networks, member, rows):
-        q, p = events.reference[some].double().numpy(), events.signed[some].double().numpy()
-        sample = events.sample[some].numpy()
-        gram += phi.T @ (q[:, None] * phi)
-        for k in range(samples):
-            own = sample == k
-            moments[:, k] += p[own] @ phi[own]
-            if pilot:
-                signed[k] += phi[own].T @ (p[own, None] * phi[own])
-    return gram, moments, signed
-
-
 def _features(
     events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64]
-) -> Iterator[tuple[Tensor, Floats]]:
-    """Some events at a time: which, and their features with a constant, (m, h)."""
+) -> Iterator[tuple[Floats, Floats, NDArray[np.int64], Floats]]:
+    """Some events at a time: q and p, each (m,), the sample, and features with a constant, (m, h)."""
     center, scale = networks.get_buffer("center"), networks.get_buffer("inverse_scale")
     weight, bias = networks.weights[0][member].detach(), networks.biases[0][member].detach()
     for start in range(0, len(rows), _CHUNK):
         some = torch.from_numpy(rows[start : start + _CHUNK])
         hidden = silu((events.x[some] - center) * scale @ weight + bias).double().numpy()
-        yield some, np.column_stack([hidden, np.ones(len(hidden))])
+        q, p = (weights[some].double().numpy() for weights in (events.reference, events.signed))
+        yield q, p, events.sample[some].numpy(), np.column_stack([hidden, np.ones(len(hidden))])

@@ -22,7 +22,7 @@ from nuratio.ratios.options import TrainingOptions
 from nuratio.training.loop import fit_networks, split_events
 from nuratio.training.reference import Reference, mixture_fractions
 
-__all__ = ["Objective", "SimulatedEvents", "train_networks", "whole_samples"]
+__all__ = ["Objective", "SimulatedEvents", "of_own_sample", "train_networks", "whole_samples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +156,11 @@ def train_networks(
         networks=CrossFit(networks, features, options),
         report=report,
     )
+
+
+def of_own_sample(events: SimulatedEvents, outputs: Tensor, rows: Tensor) -> Tensor:
+    """Of outputs (m, b, samples) at events (m, b) the one of each event's own sample, shape (m, b)."""
+    return outputs.gather(-1, events.sample[rows].unsqueeze(-1)).squeeze(-1)
 
 
 def whole_samples(samples: Mapping[str, EventSample]) -> tuple[Part, ...]:

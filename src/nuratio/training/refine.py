@@ -15,6 +15,7 @@ from nuratio.data.sample import EventSample
 from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.heads import Softmax
 from nuratio.ratios.losses import Loss
+from nuratio.training.direct import signed_risk
 from nuratio.training.objective import Objective, SimulatedEvents, whole_samples
 
 __all__ = ["refined", "refit_coefficients"]
@@ -39,9 +40,7 @@ def refined(events: SimulatedEvents, loss: Loss) -> Objective:
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
         log_s = log_softmax(outputs, dim=-1) - t.log()
         parts = (log_s - (log_s + rho.log()).logsumexp(-1, keepdim=True)).exp()
-        u = loss.output(parts @ mix.T.to(parts))
-        own = u.gather(-1, events.sample[rows].unsqueeze(-1)).squeeze(-1)
-        return events.reference[rows] * loss.denominator(u).sum(-1) + events.signed[rows] * loss.numerator(own)
+        return signed_risk(events, loss, loss.output(parts @ mix.T.to(parts)), rows, events.signed)
 
     return Objective(events.parts, t.log().tolist(), cost, Softmax(tuple(t.tolist()), tuple(rho.tolist())))
 

@@ -133,20 +133,17 @@ def train(
     if method in baselines.BIAS:
         warn(f"method {method!r} is a baseline: {baselines.BIAS[method]}", BiasedMethodWarning, stacklevel=2)
 
-    def learn(name: str, events: SimulatedEvents) -> RatioEstimator:
-        return _learn(name, chosen, events, seed, options, progress)
+    def learn(name: str, some: Mapping[str, EventSample]) -> RatioEstimator:
+        learned = _learn(name, chosen, SimulatedEvents.of(some, reference), seed, options, progress)
+        return replace(learned, normalisation=_normalisation(learned, learned.pool(some)))
 
     if method == "auto":
-        best, comparison = choose(
-            samples, reference, lambda name, some: _normalised(learn(name, SimulatedEvents.of(some, reference)), some)
-        )
+        estimator, comparison = choose(samples, reference, learn)
         report |= {"auto": comparison}
     else:
-        best = method
-    estimator = learn(best, SimulatedEvents.of(samples, reference))
+        estimator = learn(method, samples)
     made = {"method": method, "method_options": chosen, "seed": seed}
     estimator = replace(estimator, report=made | report | estimator.report)
-    estimator = _normalised(estimator, samples)
     off = {
         name: f"{z:.3f} +- {error:.3f}"
         for name, (z, error) in estimator.normalisation.items()
@@ -180,10 +177,6 @@ def _learn(
         objective = refined(events, _loss({"loss": "lsif"} | dict(chosen)))
         return train_networks(events, objective, seed, again, progress, begin=estimator.networks.stack)
     return estimator
-
-
-def _normalised(estimator: RatioEstimator, samples: Mapping[str, EventSample]) -> RatioEstimator:
-    return replace(estimator, normalisation=_normalisation(estimator, estimator.pool(samples)))
 
 
 def _objective(method: str, options: Mapping[str, Any], events: SimulatedEvents) -> Objective:
