@@ -5,7 +5,20 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ["errors", "data", "ratios", "training", "workspace", "model", "infer", "interop", "plots", "demo", "cli"]
+ROOMS = [
+    "errors",
+    "data",
+    "ratios",
+    "training",
+    "workspace",
+    "model",
+    "infer",
+    "checks",
+    "interop",
+    "plots",
+    "demo",
+    "cli",
+]
 SOURCE = Path(__file__).parents[1] / "src" / "nuratio"
 
 

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from nuratio.infer.scan import scan
     from nuratio.model.model import Model
     from nuratio.ratios.estimator import RatioEstimator
+    from nuratio.ratios.parametrised import ParametrisedEstimator
     from nuratio.ratios.table import RatioTable
+    from nuratio.training.parametrised import train_parametrised
     from nuratio.training.train import train
     from nuratio.workspace.workspace import Workspace
 
 _HOME = {
     "EventSample": "nuratio.data.sample",
     "Model": "nuratio.model.model",
+    "ParametrisedEstimator": "nuratio.ratios.parametrised",
     "RatioEstimator": "nuratio.ratios.estimator",
     "RatioTable": "nuratio.ratios.table",
     "Workspace": "nuratio.workspace.workspace",
@@ -39,12 +42,14 @@ _HOME = {
     "scan": "nuratio.infer.scan",
     "significance": "nuratio.infer.hypotest",
     "train": "nuratio.training.train",
+    "train_parametrised": "nuratio.training.parametrised",
     "upper_limit": "nuratio.infer.limits",
 }
 
 __all__ = [
     "EventSample",
     "Model",
+    "ParametrisedEstimator",
     "RatioEstimator",
     "RatioTable",
     "Workspace",
@@ -59,6 +64,7 @@ __all__ = [
     "scan",
     "significance",
     "train",
+    "train_parametrised",
     "upper_limit",
 ]
 

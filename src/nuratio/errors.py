@@ -21,6 +21,7 @@ __all__ = [
     "NormalisationWarning",
     "NuratioError",
     "NuratioWarning",
+    "PoleTooNear",
     "PoolDensityWarning",
     "StatisticsWarning",
     "UnknownName",
@@ -62,6 +63,14 @@ class NonPositiveDensity(NuratioError, ArithmeticError):
 
 class FitFailed(NuratioError, RuntimeError):
     """A fit that did not converge where a valid one is needed; the message holds the minimiser's summary."""
+
+
+class PoleTooNear(FitFailed):
+    """A signed ratio reaches below the pole of PARE, where the risk has no minimum."""
+
+    def __init__(self, message: str, eigenvalue: float) -> None:
+        super().__init__(message)
+        self.eigenvalue = eigenvalue
 
 
 class MissingExtra(NuratioError, ImportError):

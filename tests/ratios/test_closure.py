@@ -27,6 +27,23 @@ def test_chi2_of_samples_of_one_density_follows_its_distribution(rng):
     assert chi2.sf(statistic, dof) < 1e-3
 
 
+def test_chi2_knows_the_variance_of_a_training(rng):
+    """Source histograms that a training has distorted at random, by a known variance."""
+    edges, plain, known = np.linspace(-2, 2, 11), 0.0, []
+    variance = np.full(10, 0.01**2)
+    for _ in range(200):
+        a, b = column(signed(rng, 4000)), column(signed(rng, 4000))
+        share = a.histogram(edges)[0] / a.histogram(edges)[0].sum()
+        factor = 1 + rng.normal(0, 0.01, 10) / share
+        cell = np.clip(np.digitize(a.values, edges) - 1, 0, 9)
+        a = Weighted(a.values, a.weights * factor[cell])
+        statistic, dof = closure_chi2(a, b, edges, training=variance)
+        known.append(statistic / dof)
+        plain += closure_chi2(a, b, edges)[0] / dof / 200
+    assert abs(np.mean(known) - 1) < 4 * np.sqrt(2 / 9 / 200)
+    assert plain > 1.3
+
+
 def test_the_scale_of_weights_is_no_difference(rng):
     a, b = column(signed(rng, 1000)), column(signed(rng, 1000))
     scaled = Weighted(a.values, 7 * a.weights)

@@ -7,8 +7,9 @@ from test_methods import dip, exact, normal
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, StatisticsWarning
 from nuratio.ratios.options import TrainingOptions
-from nuratio.training.choice import CANDIDATES, pilot_rho, risk_at_events, subsample
+from nuratio.training.choice import CANDIDATES, choose, pilot_rho, risk_at_events, subsample
 from nuratio.training.linear import lowest_ratios
+from nuratio.training.loop import split_events
 from nuratio.training.objective import SimulatedEvents
 from nuratio.training.train import train
 
@@ -16,27 +17,36 @@ OPTIONS = TrainingOptions(hidden=(16, 16), epochs=6, batch_size=1024, learning_r
 
 
 def test_least_squares_solves_its_normal_equations():
-    """Moments of the features under q r are those under p, on the events that were solved for."""
+    """Moments of the features under q r are those under p, but for the ridge that pulls towards r = 1."""
     samples = dip(20_000, 1)
     est = train(samples, method="linear", method_options={"features": 30}, options=OPTIONS, progress=False)
     events = SimulatedEvents.of(samples, None)
     networks = est.networks.stack
-    fold_events = np.flatnonzero(np.isfinite(events.ids))
     hidden = (events.x - networks.get_buffer("center")) * networks.get_buffer("inverse_scale")
     hidden = (hidden @ networks.weights[0][0] + networks.biases[0][0]).double()
     phi = (hidden * hidden.sigmoid()).numpy()
-    from nuratio.training.loop import split_events
-
     split = split_events(events.ids, OPTIONS)[0]
     rows = np.concatenate([split.training, split.validation])
-    assert len(rows) < len(fold_events)
-    r = phi[rows] @ networks.weights[1][0].double().numpy() + networks.biases[1][0].double().numpy()
-    q, p = events.reference[rows].double().numpy(), events.signed[rows].double().numpy()
-    own = events.sample[rows].numpy()
+    assert len(rows) < len(events.ids)
+    phi = np.column_stack([phi, np.ones(len(phi))])[rows]
+    q, p, own = events.reference[rows].double().numpy(), events.signed[rows].double().numpy(), events.sample[rows]
+    gram = phi.T @ (q[:, None] * phi)
     for k in range(2):
-        left, right = (q * r[:, k]) @ phi[rows], np.where(own == k, p, 0) @ phi[rows]
-        scale = np.sqrt((q[:, None] * phi[rows] ** 2).sum(0) * q.sum())
-        assert np.abs((left - right) / scale).max() < 2e-3  # the ridge, and float32 weights
+        b = np.append(networks.weights[1][0, :, k].double(), networks.biases[1][0, 0, k].double())
+        signed = np.where(own.numpy() == k, p, 0) @ phi
+        pull = est.report["ridge"][0][k] * np.trace(gram) / len(gram) * (b - np.eye(len(b))[-1])
+        rounding = 1e-6 * np.abs(gram) @ np.abs(b)  # float32 coefficients and features
+        assert np.all(np.abs(gram @ b - signed + pull) < rounding)
+
+
+def test_few_signed_events_do_not_make_a_ratio():
+    """Twice one density, 45% of the weights of one negative: 200 effective events have no room for 400 features."""
+    rng = np.random.default_rng(4)
+    w = np.where(rng.uniform(size=20_000) < 0.45, -1.0, 1.0)
+    samples = {"a": EventSample(rng.normal(size=(20_000, 3))), "b": EventSample(rng.normal(size=(20_000, 3)), w)}
+    with pytest.warns(StatisticsWarning):
+        est = train(samples, method="linear", options=OPTIONS, progress=False)
+    assert np.std(est.ratio(rng.normal(size=(20_000, 3)), "b")) < 0.3  # sqrt(features / effective events) is 1.4
 
 
 def test_the_pilot_sees_how_negative_a_ratio_gets():
@@ -57,22 +67,25 @@ def test_pare_takes_its_pole_from_the_pilot():
     assert est.report["method_options"] == {"rho": "auto"}
 
 
+class Known:
+    """The exact ratios of the dip, or others."""
+
+    def __init__(self, bend=0.0):
+        self.bend, self.report = bend, {}
+
+    def ratios(self, x, event_ids):
+        return x[:, 0].astype(float)
+
+    def net(self, x, name):
+        flat, net = normal(x, 1.5), exact(x) * normal(x, 1.5)
+        q = (flat + (2 * normal(x, 1) + normal(x, 0.3)) / 3) / 2
+        return (flat if name == "flat" else net) / q + self.bend * np.cos(x)
+
+
 def test_the_risk_is_lowest_for_the_exact_ratio():
     """And its differences are those of least squares: E_q[(r - r*)^2] / 2."""
     samples = dip(60_000, 2)
     events = SimulatedEvents.of(samples, None)
-
-    class Known:
-        def __init__(self, bend):
-            self.bend = bend
-
-        def ratios(self, x, event_ids):
-            return x[:, 0].astype(float)
-
-        def net(self, x, name):
-            flat, net = normal(x, 1.5), exact(x) * normal(x, 1.5)
-            q = (flat + (2 * normal(x, 1) + normal(x, 0.3)) / 3) / 2
-            return (flat if name == "flat" else net) / q + self.bend * np.cos(x)
 
     best, bent = (risk_at_events(Known(bend), events) for bend in (0.0, 0.3))
     difference = bent - best
@@ -84,7 +97,7 @@ def test_the_risk_is_lowest_for_the_exact_ratio():
 
 
 def test_auto_takes_the_method_of_lowest_risk_and_says_why():
-    est = train(dip(30_000, 1), method="auto", options=OPTIONS, seed=3, progress=False)
+    est = train(dip(15_000, 1), method="auto", options=OPTIONS, seed=3, progress=False)
     comparison = est.report["auto"]
     table = comparison["candidates"]
     assert tuple(table) == CANDIDATES
@@ -92,6 +105,35 @@ def test_auto_takes_the_method_of_lowest_risk_and_says_why():
     assert min(row["above_best"] for row in table.values()) == 0
     x = np.random.default_rng(7).normal(0, 1.5, 20_000)
     assert np.mean((est.ratio(x, "dip") / est.ratio(x, "flat") - exact(x)) ** 2) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("bends", "chosen"), [((0, 0, 0.3), 0), ((0.3, 0, 0.3), 1), ((0.3, 0.3, 0), 2), ((0, 0, 0), 0)]
+)
+def test_the_lowest_risk_wins_and_of_equal_ones_the_first(bends, chosen):
+    def learn(name, some):
+        return Known(bends[CANDIDATES.index(name)])
+
+    estimator, comparison = choose(dip(60_000, 2), None, learn)
+    assert comparison["chosen"] == CANDIDATES[chosen]
+    assert estimator.bend == bends[chosen]
+    assert comparison["candidates"][CANDIDATES[chosen]]["above_best"] == 0
+
+
+@pytest.mark.parametrize(("n", "compared"), [(15_000, 15_000), (60_000, 30_000), (900_000, 200_000)])
+def test_comparing_takes_no_longer_than_training(n, compared):
+    """Half of the events for each of two networks; all of few, and then nothing is trained twice."""
+    learned = []
+
+    def learn(name, some):
+        learned.append((name, len(some["dip"])))
+        return Known()
+
+    choose(dip(n, 1), None, learn)
+    assert [name for name, _ in learned[:3]] == list(CANDIDATES)
+    sizes = [size for _, size in learned]
+    assert all(size <= compared + 5 * np.sqrt(n) for size in sizes[:3])
+    assert sizes[3:] == ([] if compared == n else [n])
 
 
 def test_auto_keeps_the_parts_of_a_sample_that_cancels():

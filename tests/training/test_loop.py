@@ -8,7 +8,7 @@ from nuratio.data.split import fold_of
 from nuratio.errors import FitFailed, InvalidConfig, InvalidData
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
-from nuratio.training.loop import fit_networks, split_events
+from nuratio.training.loop import _clip, fit_networks, split_events
 from nuratio.training.progress import progress_bar
 
 
@@ -86,6 +86,25 @@ def test_a_network_that_learns_by_heart_is_stopped():
     assert max(report["held_out_loss"]) < 1.8  # the variance of the noise is 1; by heart it would be above 2
 
 
+def test_gradients_are_clipped_network_by_network():
+    """One network sees an event that outweighs all others: without clipping it takes the whole step."""
+    generator = torch.Generator().manual_seed(1)
+    gradients = [torch.randn((3, n, 5), generator=generator) for n in (4, 1)]
+    gradients[0][1] *= 1e6
+    before = [g.clone() for g in gradients]
+    norm = torch.cat([g.flatten(1) for g in gradients], dim=1).norm(dim=1)
+    _clip(gradients, float(norm[0]))
+    for clipped, given in zip(gradients, before, strict=True):
+        torch.testing.assert_close(clipped[0], given[0])
+        torch.testing.assert_close(clipped[1], given[1] * (norm[0] / norm[1]))
+        torch.testing.assert_close(clipped[2], given[2] * (norm[0] / norm[2]).clamp(max=1))
+
+
+def test_a_limit_that_no_gradient_reaches_changes_nothing():
+    reports = [regression([], epochs=3, clip=clip)[2] for clip in (None, 1e3, 1e-3)]
+    assert reports[0] == reports[1] != reports[2]
+
+
 def test_a_diverging_training_fails_with_the_remedy():
     with pytest.raises(FitFailed, match="learning rate"):
         regression([], learning_rate=1e30, epochs=3)
@@ -135,6 +154,9 @@ def test_inputs_are_standardised_by_their_weights():
         {"learning_rate": 0},
         {"learning_rate": float("nan")},
         {"weight_decay": -1e-3},
+        {"clip": 0},
+        {"clip": -1.0},
+        {"clip": "5"},
         {"validation_fraction": 0.6},
         {"validation_fraction": 0},
         {"hidden": []},
@@ -149,7 +171,7 @@ def test_options_out_of_range_are_refused_by_name(values):
 
 
 def test_options_survive_a_round_trip():
-    options = TrainingOptions(hidden=(8, 4), learning_rate=1, fold_seed=3)
+    options = TrainingOptions(hidden=(8, 4), learning_rate=1, fold_seed=3, clip=None)
     assert TrainingOptions.from_dict(options.to_dict()) == options
 
 

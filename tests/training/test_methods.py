@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from nuratio.data.sample import EventSample
-from nuratio.errors import BiasedMethodWarning, FitFailed, InvalidData, StatisticsWarning
+from nuratio.errors import BiasedMethodWarning, FitFailed, InvalidData, StatisticsWarning, UnknownName
 from nuratio.ratios.estimator import RatioEstimator
+from nuratio.ratios.heads import Separate
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.baselines import BIAS
 from nuratio.training.train import METHODS, train
@@ -102,18 +103,43 @@ def test_a_sample_whose_weights_cancel_has_no_ratio():
         train({**samples, "zero": EventSample(x, w)}, method="lsif", options=TINY, progress=False)
 
 
-def test_a_pole_too_near_is_seen():
-    """rho^2 = 1 above a ratio of -2: the risk has no minimum."""
-    options = TrainingOptions(hidden=(32, 32), epochs=20, batch_size=512, learning_rate=0.05, folds=2, ensemble=1)
-    with pytest.raises(FitFailed, match=r"not finite|leave the domain"):
-        train(
-            dip(12_000, 1),
-            method="pare",
-            method_options={"rho": 0.5},
-            reference="flat",
-            options=options,
-            progress=False,
-        )
+@pytest.mark.parametrize("loss", ["revert", "pare"])
+def test_separate_networks_are_refined_together(loss):
+    """The parts of a sample by binary networks, and then the signed risk of all of them."""
+    samples, options = dip(60_000, 1), {"loss": loss, "networks": "separate"}
+    if loss == "pare":
+        options["rho"] = "auto"
+    est = train(samples, method="rosmm_r", method_options=options, options=OPTIONS, seed=3, progress=False)
+    assert est.head == Separate(3)
+    assert est.report["method_options"] == options
+    assert len(est.report["epoch"]) == OPTIONS.folds  # the three networks of a fold are one model
+    x = np.random.default_rng(7).normal(0, 1.5, 20_000)
+    assert np.mean((est.ratio(x, "dip") / est.ratio(x, "flat") - exact(x)) ** 2) < 0.03
+    if loss == "pare":
+        pole = est.report["pole"]
+        assert pole["rho"] ** 2 == pytest.approx(-pole["pole"])
+        assert pole["pole"] < 2 * pole["lowest_ratio"] < 0
+
+
+def test_the_options_of_a_refinement_are_checked_before_it_starts():
+    fails = {"method": "rosmm_r", "options": TINY, "progress": False}
+    with pytest.raises(UnknownName, match="no networks 'seperate'; did you mean 'separate'"):
+        train(dip(12_000, 1), method_options={"networks": "seperate"}, **fails)
+    with pytest.raises(InvalidData, match="loss 'lsif'"):
+        train(dip(12_000, 1), method_options={"rho": 2.0}, **fails)
+
+
+@pytest.mark.filterwarnings("ignore:fewer than 1000 effective")
+@pytest.mark.parametrize("method", ["rosmm_r", "rosmm_c", "pare"])
+def test_without_a_net_yield_signed_risks_are_refused_and_parts_are_learned(method):
+    given = dip(12_000, 1)
+    given["dip"] = EventSample(given["dip"].features, np.tile([1.0, -1.0], 6000))
+    infinite = pytest.warns(StatisticsWarning, match=r"'dip': n_eff / n = .* is infinitely")
+    with infinite, pytest.raises(InvalidData, match=r"'dip': its weights cancel .* method 'mixture'"):
+        train(given, method=method, options=TINY, progress=False)
+    with infinite:
+        est = train(given, method="rosmm", options=TINY, progress=False)
+    assert est.parts == ("flat", "dip[+]", "dip[-]")
 
 
 def test_refitted_coefficients_are_those_of_the_weights_within_their_error():
@@ -149,6 +175,7 @@ def test_signed_weights_in_a_bounded_classifier_run_away(method):
     assert np.mean((est.ratio(x, "dip") - exact(x)) ** 2) > 1
 
 
-def test_the_mixture_has_no_options():
-    with pytest.raises(InvalidData, match="method 'mixture' has no options"):
-        train(dip(12_000, 1), method_options={"rho": 2.0}, options=TINY, progress=False)
+@pytest.mark.parametrize("method", ["mixture", "rosmm", "rosmm_c"])
+def test_classifiers_of_parts_have_no_options(method):
+    with pytest.raises(InvalidData, match=f"method '{method}' has no options"):
+        train(dip(12_000, 1), method=method, method_options={"rho": 2.0}, options=TINY, progress=False)

@@ -1,5 +1,7 @@
 """Trained ratios against exact densities. Tolerances come from the number of events; a wrong answer fails."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,16 @@ def test_few_effective_events_are_warned_about():
         est = train(given, options=TINY, progress=False)
     assert est.report["effective_size"] == pytest.approx({"a": 2000, "b": 20, "b[+]": 1100, "b[-]": 900})
     assert est.report["events"] == {"a": 2000, "b": 2000, "b[+]": 1100, "b[-]": 900}
+
+
+def test_weights_that_all_but_cancel_are_warned_about():
+    given = gaussians(20_000)
+    given["b"] = EventSample(given["b"].features, np.where(np.arange(20_000) % 100 < 48, -1.0, 1.0))  # 4% net
+    match = r"'b': n_eff / n = .* = 0.0016 is below 0.01; the error of its ratio .* is 25 times that of 20000 events"
+    with pytest.warns(StatisticsWarning) as seen:
+        train(given, options=TINY, progress=False)
+    assert any(re.match(match, str(w.message)) for w in seen)
+    assert not any("'a'" in str(w.message) or "'b[" in str(w.message) for w in seen)
 
 
 def test_a_reference_that_does_not_cover_a_sample_is_warned_about():

@@ -20,6 +20,8 @@ from nuratio.errors import InvalidConfig, InvalidData, NuratioError
 
 if TYPE_CHECKING:
     from nuratio.model.model import Model
+    from nuratio.ratios.estimator import RatioEstimator
+    from nuratio.ratios.shape import ShapeEstimator
     from nuratio.workspace.workspace import Workspace
 
 __all__ = ["cli"]
@@ -184,15 +186,23 @@ def train(config: Path, inputs: Path | None, cache: Path | None) -> None:
 @_config_argument
 @_config_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file [default: stdout].")
-def check(config: Path, inputs: Path | None, cache: Path | None, output: Path | None) -> None:
-    """Check the ratios of CONFIG on events no network has seen; fails (exit code 2) if a check does."""
-    from nuratio.workspace.build import check_all
+@click.option("--report", type=click.Path(path_type=Path), help="Also write a page of HTML with pictures.")
+def check(config: Path, inputs: Path | None, cache: Path | None, output: Path | None, report: Path | None) -> None:
+    """Check what CONFIG trains, on events no network has seen; fails (exit code 2) if a check does.
 
-    reports = check_all(config, inputs=inputs, cache=cache)
-    for region, report in reports.items():
-        click.echo(f"{region}\n{report}", err=True)
-    _emit({region: json.loads(report.to_json()) for region, report in reports.items()}, output)
-    if not all(report.passed for report in reports.values()):
+    Observed data are fitted to see how far single networks move the result; the result itself is not told.
+    """
+    from nuratio.checks.run import check_analysis
+
+    if report is not None:
+        from nuratio.plots.checks import write_page  # without matplotlib, said before the work
+    reports = check_analysis(config, inputs=inputs, cache=cache)
+    for region, found in reports.items():
+        click.echo(f"{region}\n{found}\n", err=True)
+    if report is not None:
+        write_page(reports, report, title=f"nuratio check {config}")
+    _emit({region: found.to_dict() for region, found in reports.items()}, output)
+    if not all(found.passed for found in reports.values()):
         sys.exit(2)
 
 
@@ -386,7 +396,7 @@ def digest(workspace: Path, algorithm: str) -> None:
 
 @cli.group()
 def export() -> None:
-    """Write a workspace, or its event tables, in a format of other packages."""
+    """Write a workspace, its event tables, or trained ratios in a format of other packages."""
 
 
 @export.command("hs3")
@@ -433,6 +443,30 @@ def export_parquet(workspace: Path, output: Path, overwrite: bool) -> None:
     from nuratio.interop.tables import to_parquet
 
     _emit({"parquet": str(output), "files": to_parquet(_read_workspace(workspace), output, overwrite=overwrite)})
+
+
+@export.command("onnx")
+@click.argument("estimator", type=click.Path(path_type=Path))
+@click.option("--cross-fitted", is_flag=True, help="Choose each event's networks by its id, as for simulated events.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def export_onnx(estimator: Path, cross_fitted: bool, output: Path, overwrite: bool) -> None:
+    """Write the networks in the directory ESTIMATOR (of a cache of ``nuratio train``) as one ONNX file."""
+    from nuratio.ratios.onnx import export_onnx as write
+
+    described = write(_read_estimator(estimator), output, cross_fitted=cross_fitted, overwrite=overwrite)
+    _emit({"onnx": str(output)} | described)
+
+
+def _read_estimator(directory: Path) -> "RatioEstimator | ShapeEstimator":
+    """What `RatioEstimator.save` or `ShapeEstimator.save` wrote."""
+    from nuratio.ratios.estimator import RatioEstimator
+    from nuratio.ratios.shape import ShapeEstimator
+
+    document = directory / "estimator.json"
+    content = _read_json(document) if document.is_file() else None
+    shape = isinstance(content, dict) and content.get("kind") == "shape-estimator"
+    return ShapeEstimator.load(directory) if shape else RatioEstimator.load(directory)
 
 
 @cli.group("import")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidData
 
-__all__ = ["Weighted", "closure_chi2", "common_edges", "sliced_wasserstein", "tsallis_distance"]
+__all__ = ["Weighted", "closure_chi2", "common_edges", "sliced_distances", "sliced_wasserstein", "tsallis_distance"]
 
 Floats = NDArray[np.float64]
 
@@ -63,16 +63,27 @@ def common_edges(a: Weighted, b: Weighted, *, bins: int = 99, range: tuple[float
     return np.linspace(low.min(), high.max(), bins + 1)
 
 
-def closure_chi2(source: Weighted, target: Weighted, edges: ArrayLike) -> tuple[float, int]:
+def closure_chi2(
+    source: Weighted, target: Weighted, edges: ArrayLike, *, training: ArrayLike = 0.0
+) -> tuple[float, int]:
     """Chi2 between two histograms of unknown relative normalisation, and its degrees of freedom.
 
-    sum_i (W0 w1_i - W1 w0_i)^2 / (W0^2 v1_i + W1^2 v0_i), with w and v the sums of weights and of squared weights in a
-    bin and W their totals; empty bins are skipped.
+    sum_i (W0 w1_i - W1 w0_i)^2 / (W0^2 v1_i + W1^2 v0_i + W0^2 W1^2 t_i), with w and v the sums of weights and of
+    squared weights in a bin and W their totals; empty bins are skipped.
+
+    Parameters
+    ----------
+    source, target : Weighted
+        One value per event.
+    edges : array_like, shape (b + 1,)
+    training : array_like, shape (b,)
+        t: variance of the source's share w0_i / W0 that its events do not tell, such as that of a learned ratio between
+        trainings.
     """
     bounds = np.asarray(edges, dtype=np.float64)
     (w0, v0), (w1, v1) = source.histogram(bounds), target.histogram(bounds)
     total0, total1 = w0.sum(), w1.sum()
-    variance = total0**2 * v1 + total1**2 * v0
+    variance = total0**2 * v1 + total1**2 * v0 + (total0 * total1) ** 2 * np.asarray(training)
     used = variance > 0
     chi2 = (total0 * w1[used] - total1 * w0[used]) ** 2 / variance[used]
     return float(chi2.sum()), int(used.sum()) - 1
@@ -114,18 +125,40 @@ def sliced_wasserstein(
     """
     if source.values.ndim != 2 or source.values.shape[1:] != target.values.shape[1:]:
         raise InvalidData(f"events of the same features are needed, got {source.values.shape}, {target.values.shape}")
-    random = np.random.default_rng(0) if rng is None else rng
-    directions = random.normal(size=(source.values.shape[1], projections))
-    directions /= np.linalg.norm(directions, axis=0)
-    x = np.concatenate([source.values, target.values]).astype(np.float32)
+    x = np.concatenate([source.values, target.values], dtype=np.float32)
     s, t = source.weights / source.weights.sum(), target.weights / target.weights.sum()
-    weights = np.concatenate([s, -t])
     mass = s[s > 0].sum() - t[t < 0].sum()
-    along = (x @ directions.astype(np.float32)).T
-    distances = np.empty(projections)
+    random = np.random.default_rng(0) if rng is None else rng
+    distances = sliced_distances(x, np.concatenate([s, -t])[None], projections=projections, rng=random)[0] / mass
+    return float(distances.mean()), float(distances.std() / np.sqrt(projections))
+
+
+def sliced_distances(
+    x: NDArray[np.floating], measures: Floats, *, projections: int, rng: np.random.Generator
+) -> Floats:
+    """Integrals of |F| along random directions, F being the distribution function of signed weights with sum zero.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, d)
+    measures : ndarray, shape (k, n)
+        Differences of normalised weights of two samples.
+    projections : int
+    rng : Generator
+        Of the directions.
+
+    Returns
+    -------
+    ndarray, shape (k, projections)
+    """
+    directions = rng.normal(size=(x.shape[1], projections))
+    directions /= np.linalg.norm(directions, axis=0)
+    distances = np.empty((len(measures), projections))
+    along = directions.astype(np.float32).T @ x.astype(np.float32, copy=False).T  # each projection in one piece
     for j, values in enumerate(along):
         low, high = float(values.min()), float(values.max())
         step = (high - low) / (_FINE - 1) or 1.0
         index = ((values - low) * np.float32(1 / step) + np.float32(0.5)).astype(np.int32)
-        distances[j] = step * np.abs(np.cumsum(np.bincount(index, weights, _FINE))).sum() / mass
-    return float(distances.mean()), float(distances.std() / np.sqrt(projections))
+        for k, measure in enumerate(measures):
+            distances[k, j] = step * np.abs(np.cumsum(np.bincount(index, measure, _FINE))).sum()
+    return distances

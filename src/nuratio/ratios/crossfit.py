@@ -36,11 +36,16 @@ class CrossFit:
     options: TrainingOptions
 
     def __call__(
-        self, x: EventSample | ArrayLike, event_ids: NDArray[np.int64] | None, combine: Callable[[Tensor], Tensor]
+        self,
+        x: EventSample | ArrayLike,
+        event_ids: NDArray[np.int64] | None,
+        combine: Callable[[Tensor], Tensor],
+        member: int | None = None,
     ) -> NDArray[np.float64]:
         """Combined network outputs, shape (n, k); see `NetworkStack.evaluate` for ``combine``.
 
-        With ``event_ids``, shape (n,), each event is evaluated by the networks of its fold, else by all networks.
+        With ``event_ids``, shape (n,), each event is evaluated by the networks of its fold, else by all networks. With
+        ``member`` by that one of them alone.
 
         Raises
         ------
@@ -49,22 +54,31 @@ class CrossFit:
         UnknownName
             An event sample without one of the features.
         """
-        x = self.inputs(x)
+        x, folds = self.inputs(x), self.options.folds
+        networks = len(self.stack.weights[0])
         if event_ids is None:
-            return self.stack.evaluate(x, slice(None), combine)
+            return self.stack.evaluate(x, self._slice(0, networks, member), combine)
         event_ids = np.asarray(event_ids)
         if event_ids.shape != (len(x),) or event_ids.dtype.kind not in "iu":
             raise InvalidData(
                 f"event_ids must be {len(x)} integers, one per event, got {event_ids.dtype} of shape {event_ids.shape}"
             )
-        fold = fold_of(event_ids, self.options.folds, self.options.fold_seed)
-        rows = [np.flatnonzero(fold == k) for k in range(self.options.folds)]
-        size = len(self.stack.weights[0]) // self.options.folds
-        values = [self.stack.evaluate(x[row], slice(k * size, (k + 1) * size), combine) for k, row in enumerate(rows)]
+        fold, size = fold_of(event_ids, folds, self.options.fold_seed), networks // folds
+        rows = [np.flatnonzero(fold == k) for k in range(folds)]
+        values = [self.stack.evaluate(x[row], self._slice(k, size, member), combine) for k, row in enumerate(rows)]
         result = np.empty((len(x), values[0].shape[1]))
         for row, value in zip(rows, values, strict=True):
             result[row] = value
         return result
+
+    def _slice(self, k: int, size: int, member: int | None) -> slice:
+        """The networks of the k-th group of so many, or those of one of its members."""
+        if member is None:
+            return slice(k * size, (k + 1) * size)
+        width = len(self.stack.weights[0]) // (self.options.folds * self.options.ensemble)
+        if not 0 <= member < size // width:
+            raise InvalidData(f"there is no member {member} of {size // width} networks")
+        return slice(k * size + member * width, k * size + (member + 1) * width)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
         """Plain values and tensors from which `restored` makes the same networks."""

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.data.sample import EventSample
+from nuratio.data.split import fold_of
 from nuratio.errors import InvalidData, UnknownName, did_you_mean
+from nuratio.ratios.calibration import Calibration
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.heads import Head, head_from_dict
 from nuratio.ratios.options import TrainingOptions
@@ -123,6 +125,8 @@ class RatioEstimator:
     report : dict
         Plain numbers about the training: events and signed effective sample size (sum w)^2 / sum w^2 of samples and
         parts, best epochs and held-out losses of the networks.
+    calibration : Calibration or None
+        Makes ratios of the learned ones, see `nuratio.training.calibration.calibrate`.
     """
 
     components: tuple[Part, ...]
@@ -131,6 +135,7 @@ class RatioEstimator:
     normalisation: dict[str, tuple[float, float]]
     networks: CrossFit
     report: dict[str, Any]
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         return f"RatioEstimator({', '.join(self.parts)}; features {', '.join(self.features)})"
@@ -165,7 +170,9 @@ class RatioEstimator:
         """The options it was trained with; ``folds`` and ``fold_seed`` fix the cross-fitting."""
         return self.networks.options
 
-    def ratios(self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None) -> RatioTable:
+    def ratios(
+        self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None, member: int | None = None
+    ) -> RatioTable:
         """Ratio r_k of every part at x.
 
         Parameters
@@ -175,6 +182,9 @@ class RatioEstimator:
         event_ids : ndarray of int, shape (n,), or None
             None for observed data: the mean of all networks. For simulated events give their ids (``sample.ids``,
             ``pool.event_ids``): each event is then evaluated by the networks that have not been trained on it.
+        member : int or None
+            One of these networks, in place of their mean: of ``options.ensemble`` with ids, else of ``folds`` times
+            as many, fold by fold. Their differences tell the error of the training.
 
         Returns
         -------
@@ -187,8 +197,13 @@ class RatioEstimator:
             Features that are missing, of the wrong shape, NaN or infinite.
         """
         z = np.array([value for value, _ in self.normalisation.values()])
-        ratios = self.head.ratios(self.networks(x, event_ids, self.head.mean))
-        return RatioTable(self.parts, np.ascontiguousarray((ratios / z).T))
+        ratios = self.head.ratios(self.networks(x, event_ids, self.head.mean, member))
+        ratios = ratios / z
+        if self.calibration is not None:
+            o = self.options
+            fold = None if event_ids is None else fold_of(np.asarray(event_ids), o.folds, o.fold_seed)
+            ratios = self.calibration(ratios, fold)
+        return RatioTable(self.parts, np.ascontiguousarray(ratios.T))
 
     def ratio(
         self, x: EventSample | ArrayLike, name: str, *, event_ids: NDArray[np.int64] | None = None
@@ -259,7 +274,10 @@ class RatioEstimator:
             "normalisation": self.normalisation,
             "report": self.report,
         }
-        write_estimator(directory, _KIND, document, arrays)
+        knots: dict[str, NDArray[np.float64]] = {}
+        if self.calibration is not None:
+            document["calibration"], knots = self.calibration.stored()
+        write_estimator(directory, _KIND, document, {**arrays, **knots})
 
     @classmethod
     def load(cls, directory: str | Path) -> "RatioEstimator":
@@ -272,6 +290,7 @@ class RatioEstimator:
         """
         document, arrays = read_estimator(directory, _KIND)
         with made_of(directory):
+            knots = {name: arrays.pop(name) for name in list(arrays) if name.startswith("calibration.")}
             return cls(
                 components=tuple(Part(**part) for part in document["components"]),
                 reference_fractions=document["reference_fractions"],
@@ -279,4 +298,5 @@ class RatioEstimator:
                 normalisation={name: (z, error) for name, (z, error) in document["normalisation"].items()},
                 networks=CrossFit.restored(document, arrays),
                 report=document["report"],
+                calibration=Calibration.restored(document["calibration"], knots) if knots else None,
             )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 __all__ = ["NetworkStack"]
 
-_CHUNK = 8192  # events per evaluation: the activations of a layer stay in cache
+_CHUNK = 2048  # events per evaluation: the activations of a layer stay in cache
 
 
 class NetworkStack(nn.Module):
@@ -80,8 +80,9 @@ class NetworkStack(nn.Module):
         """Outputs of the chosen members, shape (m, n, outputs), at x, shape (m, n, d) or (1, n, d) for all alike."""
         h = (x - self.get_buffer("center")) * self.get_buffer("inverse_scale")
         h = h.expand(len(self.biases[0][members]), -1, -1)
+        inplace = not torch.is_grad_enabled()  # less memory to go through; a gradient needs the values before
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = torch.baddbmm(bias[members], nn.functional.silu(h) if layer else h, weight[members])
+            h = torch.baddbmm(bias[members], nn.functional.silu(h, inplace=inplace) if layer else h, weight[members])
         return h * self.get_buffer("output_scale")
 
     def evaluate(

@@ -14,6 +14,7 @@ _LEAST: dict[str, float] = {
     "batch_size": 1,
     "learning_rate": 0,
     "weight_decay": 0,
+    "clip": 0,
     "patience": 1,
     "folds": 2,
     "ensemble": 1,
@@ -36,6 +37,8 @@ class TrainingOptions:
         Events per step; less for small samples, so that an epoch has at least 16 steps.
     learning_rate, weight_decay : float
         Of AdamW.
+    clip : float or None
+        Largest norm of the gradient of a network in a step: larger ones, of outlying weights, are scaled down to it.
     patience : int
         Stop when for so many epochs every network has been significantly worse on held-out events than at its best.
     folds : int
@@ -58,6 +61,7 @@ class TrainingOptions:
     batch_size: int = 1024
     learning_rate: float = 5e-3
     weight_decay: float = 1e-4
+    clip: float | None = 5.0
     patience: int = 8
     folds: int = 3
     ensemble: int = 2
@@ -71,12 +75,16 @@ class TrainingOptions:
         object.__setattr__(self, "hidden", hidden)
         for name, least in _LEAST.items():
             value = getattr(self, name)
+            if name == "clip" and value is None:
+                continue
             kind = Integral if isinstance(getattr(type(self), name), int) else Real  # as the default is
             if not _is(kind, value) or not least <= value < float("inf"):
                 what = "a whole number" if kind is Integral else "a number"
                 raise InvalidConfig(f"training option {name!r} must be {what} >= {least}, got {value!r}")
         if self.learning_rate == 0:
             raise InvalidConfig("training option 'learning_rate' is 0: nothing would be learned; try 5.0e-3")
+        if self.clip == 0:
+            raise InvalidConfig("training option 'clip' is 0: nothing would be learned; None does not clip")
         if not 0 < self.validation_fraction <= 0.5:
             raise InvalidConfig(
                 f"training option 'validation_fraction' must be in (0, 0.5], got {self.validation_fraction}"

@@ -49,7 +49,7 @@ class ShapeEstimator:
         return self.networks.options
 
     def coefficients(
-        self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None
+        self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None, member: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """D1 and D2 at x, each of shape (n,).
 
@@ -60,13 +60,15 @@ class ShapeEstimator:
         event_ids : ndarray of int, shape (n,), or None
             None for observed data: the mean of all networks. For simulated events their ids: each event is then
             evaluated by the networks that have not been trained on it.
+        member : int or None
+            One of these networks, in place of their mean; see `RatioEstimator.ratios`.
 
         Raises
         ------
         InvalidData, UnknownName
             Features that are missing, of the wrong shape, NaN or infinite.
         """
-        values = self.networks(x, event_ids, _mean)
+        values = self.networks(x, event_ids, _mean, member)
         d1 = np.ascontiguousarray(values[:, 0])
         return d1, np.ascontiguousarray(values[:, 1]) if values.shape[1] > 1 else np.zeros_like(d1)
 

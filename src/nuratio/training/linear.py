@@ -1,17 +1,19 @@
 """Ratios by linear least squares: the risk E_q[r^2] / 2 - E_p[r] with r linear in random features has a closed form.
 
 The features are a hidden layer of random, fixed weights; what is learned is the last layer, by one linear solve for
-each fold: seconds, no learning rate, a baseline that networks have to beat. The same matrices tell how negative a ratio
-gets (`lowest_ratios`), which is what PARE needs to know for its pole.
+each fold. The ridge, which pulls the ratios towards 1, is the one of lowest cross-validated risk. Seconds, no learning
+rate: a baseline that networks have to beat, and hard to beat with a few thousand effective events. The same matrices
+tell how negative a ratio gets (`lowest_ratios`), which is what PARE needs to know for its pole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import silu
 
+from nuratio.data.split import fold_of
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.heads import Direct
@@ -27,7 +29,9 @@ Floats = NDArray[np.float64]
 
 _SPREAD = 2.0  # of the random weights, for inputs of unit variance
 _PILOT_SPREAD = 4.0
-_RIDGE = 1e-6  # of the mean diagonal element
+_RIDGES = np.geomspace(1e-7, 1e3, 21)  # of the mean diagonal element
+_BUCKETS = 4  # of the cross-validation
+_BUCKET_SEED = 0xB0C7
 _CHUNK = 65536
 _PILOT_FEATURES = 24
 
@@ -43,18 +47,16 @@ def train_linear(events: SimulatedEvents, seed: int, options: TrainingOptions, f
     components = whole_samples(events.samples)
     inputs = next(iter(events.samples.values())).names
     networks = _random_layer(events, seed, features, len(components), options.folds * options.ensemble, _SPREAD)
+    ridges = []
     for m, split in enumerate(split_events(events.ids, options)):
         rows = np.concatenate([split.training, split.validation])
-        gram, moments = np.zeros((features + 1, features + 1)), np.zeros((features + 1, len(components)))
-        for q, p, sample, phi in _features(events, networks, m, rows):
-            gram += phi.T @ (q[:, None] * phi)
-            for k in range(len(components)):
-                moments[:, k] += p[sample == k] @ phi[sample == k]
-        ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-        solution = torch.from_numpy(np.linalg.solve(gram + ridge, moments).astype(np.float32))
+        bucket = fold_of(events.ids[rows], _BUCKETS, options.fold_seed + _BUCKET_SEED)
+        moments = [_moments(events, networks, m, rows[bucket == k], len(components)) for k in range(_BUCKETS)]
+        solution, ridge = _least_squares(moments)
+        ridges.append(ridge)
         with torch.no_grad():
-            networks.weights[-1][m].copy_(solution[:-1])
-            networks.biases[-1][m, 0].copy_(solution[-1])
+            networks.weights[-1][m].copy_(torch.from_numpy(solution[:-1]))
+            networks.biases[-1][m, 0].copy_(torch.from_numpy(solution[-1]))
     networks.requires_grad_(False)
     return RatioEstimator(
         components=components,
@@ -62,8 +64,44 @@ def train_linear(events: SimulatedEvents, seed: int, options: TrainingOptions, f
         head=Direct(LSIF(), "lsif"),
         normalisation={part.name: (1.0, 0.0) for part in components},
         networks=CrossFit(networks, inputs, options),
-        report={"features": features},
+        report={"features": features, "ridge": ridges},
     )
+
+
+def _moments(
+    events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64], samples: int
+) -> tuple[Floats, Floats]:
+    """Sums of q phi phi^T, shape (h, h), and of p phi for every sample, (h, samples)."""
+    size = networks.weights[0].shape[-1] + 1
+    gram, signed = np.zeros((size, size)), np.zeros((size, samples))
+    for q, p, sample, phi in _features(events, networks, member, rows):
+        gram += phi.T @ (q[:, None] * phi)
+        for k in range(samples):
+            signed[:, k] += p[sample == k] @ phi[sample == k]
+    return gram, signed
+
+
+def _least_squares(buckets: Sequence[tuple[Floats, Floats]]) -> tuple[NDArray[np.float32], list[float]]:
+    """Coefficients, shape (h, samples), and the ridge of each sample with the lowest risk on the buckets left out.
+
+    The last feature is the constant; the ridge is on the distance from r = 1.
+    """
+    total, signed_total = (sum(arrays) for arrays in zip(*buckets, strict=True))
+    one = np.zeros_like(signed_total)
+    one[-1] = 1
+
+    def solve(gram: Floats, signed: Floats) -> list[Floats]:
+        values, vectors = np.linalg.eigh(gram)
+        pull = vectors.T @ (signed - gram @ one)
+        return [one + vectors @ (pull / (values + ridge)[:, None]) for ridge in values.mean() * _RIDGES]
+
+    risk = np.zeros((len(_RIDGES), one.shape[1]))
+    for gram, signed in buckets:
+        solutions = solve(total - gram, signed_total - signed)
+        risk += [(b * (gram @ b)).sum(0) / 2 - (b * signed).sum(0) for b in solutions]
+    best, solutions = np.argmin(risk, axis=0), solve(total, signed_total)
+    chosen = np.column_stack([solutions[ridge][:, k] for k, ridge in enumerate(best)])
+    return chosen.astype(np.float32), _RIDGES[best].tolist()
 
 
 def lowest_ratios(events: SimulatedEvents, seed: int = 0) -> dict[str, float]:

@@ -4,8 +4,10 @@
 every network on its own events.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +18,19 @@ from nuratio.data.split import fold_of
 from nuratio.errors import FitFailed, InvalidData
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
+from nuratio.training.checkpoint import Checkpoint, State
 from nuratio.training.progress import progress_bar
 
 __all__ = ["Loss", "Split", "fit_networks", "split_events"]
 
 Loss = Callable[[Tensor, slice], Tensor]
-"""(rows, members) -> weighted loss per event: ``rows``, shape (m, b), are the events of each of the m members."""
+"""(rows, members) -> weighted loss per event: ``rows``, shape (m, b), are the events of each of these m models."""
 
 _MIN_STEPS = 16  # per epoch
 _VALIDATION_SEED = 0x5EED  # offset from the fold seed: being held out is independent of the fold
 _TOLERANCE = 2.0  # standard errors by which a state may be worse than the best
 _CHUNK = 16384  # events per evaluation of the held-out loss
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +69,42 @@ def fit_networks(
     *,
     label: str,
     progress: bool | None = None,
-) -> dict[str, list[float]]:
-    """Train every network of the stack in place: AdamW with a cosine learning rate, early stopping.
+    checkpoint: Checkpoint | None = None,
+    watch: Callable[[], object] | None = None,
+) -> dict[str, Any]:
+    """Train every network of the stack in place: AdamW with a cosine learning rate, clipped gradients, early stopping.
 
-    Each network keeps its latest state that is not worse on its held-out events than the best one by more than two
-    standard errors of the difference. (The best state itself is a pick among fluctuations: on 17000 held-out events it
-    moved ratios by ten times the spread between the last, annealed states.) Members share steps, not events.
+    Each split has one network, or several in a row that make one model together: the ``members`` of the loss are
+    these models. Each keeps its latest state that is not worse on its held-out events than the best one by more than
+    two standard errors of the difference. (The best state itself is a pick among fluctuations: on 17000 held-out events
+    it moved ratios by ten times the spread between the last, annealed states.) Models share steps, not events.
+
+    Parameters
+    ----------
+    networks : NetworkStack
+    loss : Loss
+    splits : sequence of Split
+    options : TrainingOptions
+    generator : torch.Generator
+        Shuffles the events.
+    label : str
+        Names the training in messages.
+    progress : bool or None
+        Show a progress bar on stderr; None: on a terminal, if it takes long.
+    checkpoint : Checkpoint or None
+        Continues from the state that it has, and keeps later ones.
+    watch : callable or None
+        Called after every epoch; it may raise.
 
     Returns
     -------
     dict
-        For the report: per network the ``epoch`` (from 1) whose state it kept, and the ``held_out_loss`` there.
+        For the report: per model the ``epoch`` (from 1) whose state it kept, and the ``held_out_loss`` there.
 
     Raises
     ------
     InvalidData
-        So few events that a network has none to be held out.
+        So few events that a model has none to be held out.
     FitFailed
         A held-out loss that is not finite.
     """
@@ -93,48 +117,126 @@ def fit_networks(
     fewest = min(len(rows) for rows in training)
     batch = max(1, min(options.batch_size, fewest // _MIN_STEPS))
     steps = fewest // batch
-    parameters = list(networks.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.epochs * steps)
-    best = [np.full(len(split.validation), np.inf) for split in splits]
-    kept = [p.detach().clone() for p in parameters]
-    kept_loss, kept_epoch = np.zeros(len(splits)), np.zeros(len(splits), dtype=int)
-    with progress_bar(label, options.epochs, progress) as advance:
-        for epoch in range(1, options.epochs + 1):
+    descent = _Descent(networks, splits, options, generator, steps)
+    stage = checkpoint.begin() if checkpoint else 0
+    if checkpoint and stage in checkpoint.stages:
+        descent.restore(checkpoint.stages[stage])
+    with progress_bar(label, options.epochs, progress, done=descent.epoch) as advance:
+        while descent.epoch < options.epochs and descent.epoch - max(descent.kept_epoch) < options.patience:
             order = torch.stack(
                 [rows[torch.randperm(len(rows), generator=generator)[: steps * batch]] for rows in training]
             )
             for start in range(0, steps * batch, batch):
-                optimiser.zero_grad()
-                loss(order[:, start : start + batch], slice(None)).mean(1).sum().backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
+                descent.step(loss(order[:, start : start + batch], slice(None)).mean(1).sum())
+            descent.epoch += 1
             for m, split in enumerate(splits):
                 held_out = _held_out_losses(loss, split, m)
                 if not np.isfinite(held_out).all():
                     raise FitFailed(
-                        f"{label}: the held-out loss is not finite after epoch {epoch}; lower the learning rate "
-                        f"({options.learning_rate:g}) and look for extreme weights or features"
+                        f"{label}: the held-out loss is not finite after epoch {descent.epoch}; lower the learning "
+                        f"rate ({options.learning_rate:g}) and look for extreme weights or features"
                     )
-                if held_out.mean() < best[m].mean():
-                    best[m] = held_out
-                worse = held_out - best[m]
-                if worse.mean() <= _TOLERANCE * worse.std() / np.sqrt(len(worse)):
-                    kept_loss[m], kept_epoch[m] = held_out.mean(), epoch
-                    for copy, parameter in zip(kept, parameters, strict=True):
-                        copy[m] = parameter.detach()[m]
-            advance(f"epoch {epoch}, held-out loss {kept_loss.mean():.5f}")
-            if epoch - kept_epoch.max() >= options.patience:
-                break
-    with torch.no_grad():
-        for copy, parameter in zip(kept, parameters, strict=True):
-            parameter.copy_(copy)
-    networks.requires_grad_(False)
-    return {"epoch": kept_epoch.tolist(), "held_out_loss": kept_loss.tolist()}
+                descent.keep(m, held_out)
+            if watch:
+                watch()
+            if checkpoint:
+                checkpoint.save(stage, descent.state)
+            advance(f"epoch {descent.epoch}, held-out loss {np.mean(descent.kept_loss):.5f}")
+    descent.finish()
+    return {"epoch": descent.kept_epoch, "held_out_loss": descent.kept_loss}
+
+
+class _Descent:
+    """The optimiser, and the states that models keep; `state` is all that the following epochs depend on."""
+
+    def __init__(
+        self,
+        networks: NetworkStack,
+        splits: Sequence[Split],
+        options: TrainingOptions,
+        generator: torch.Generator,
+        steps: int,
+    ) -> None:
+        self._networks, self._generator, self._clip = networks, generator, options.clip
+        self._parameters = list(networks.parameters())
+        self._width = len(networks.weights[0]) // len(splits)
+        rate, decay = options.learning_rate, options.weight_decay
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=decay)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimiser, options.epochs * steps)
+        self._best = [np.full(len(split.validation), np.inf) for split in splits]
+        self._kept = [p.detach().clone() for p in self._parameters]
+        self.epoch = 0
+        self.kept_loss, self.kept_epoch = [0.0] * len(splits), [0] * len(splits)
+
+    def step(self, loss: Tensor) -> None:
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._clip is not None:
+            _clip([p.grad for p in self._parameters if p.grad is not None], self._clip)
+        self._optimiser.step()
+        self._schedule.step()
+
+    def keep(self, model: int, held_out: NDArray[np.float64]) -> None:
+        """Keep the present state of a model, unless its losses are worse than its best ones."""
+        if held_out.mean() < self._best[model].mean():
+            self._best[model] = held_out
+        worse = held_out - self._best[model]
+        if worse.mean() <= _TOLERANCE * worse.std() / np.sqrt(len(worse)):
+            self.kept_loss[model], self.kept_epoch[model] = float(held_out.mean()), self.epoch
+            own = slice(model * self._width, (model + 1) * self._width)
+            for copy, parameter in zip(self._kept, self._parameters, strict=True):
+                copy[own] = parameter.detach()[own]
+
+    def finish(self) -> None:
+        """Put the kept states in place."""
+        with torch.no_grad():
+            for copy, parameter in zip(self._kept, self._parameters, strict=True):
+                parameter.copy_(copy)
+        self._networks.requires_grad_(False)
+
+    def state(self) -> State:
+        optimiser = self._optimiser.state_dict()
+        arrays: dict[str, NDArray[Any]] = {"generator": self._generator.get_state().numpy()}
+        for i, (parameter, kept) in enumerate(zip(self._parameters, self._kept, strict=True)):
+            moments = {name: moment.numpy().copy() for name, moment in optimiser["state"][i].items()}
+            arrays |= {f"parameter.{i}": parameter.detach().numpy().copy(), f"kept.{i}": kept.numpy().copy()}
+            arrays |= {f"{name}.{i}": moment for name, moment in moments.items()}
+        arrays |= {f"best.{m}": losses for m, losses in enumerate(self._best)}
+        values = {
+            "epoch": self.epoch,
+            "kept_epoch": self.kept_epoch,
+            "kept_loss": self.kept_loss,
+            "param_groups": optimiser["param_groups"],
+            "schedule": self._schedule.state_dict(),
+        }
+        return State(json.loads(json.dumps(values)), arrays)
+
+    def restore(self, state: State) -> None:
+        """Go back to a state made by `state`."""
+        values, arrays = state.values, {name: torch.from_numpy(array) for name, array in state.arrays.items()}
+        self.epoch, self.kept_epoch, self.kept_loss = values["epoch"], values["kept_epoch"], values["kept_loss"]
+        moments = {i: {name: arrays[f"{name}.{i}"] for name in _MOMENTS} for i in range(len(self._parameters))}
+        self._optimiser.load_state_dict({"state": moments, "param_groups": values["param_groups"]})
+        self._schedule.load_state_dict(values["schedule"])
+        self._generator.set_state(arrays["generator"])
+        self._best = [state.arrays[f"best.{m}"] for m in range(len(self._best))]
+        with torch.no_grad():
+            for i, (parameter, kept) in enumerate(zip(self._parameters, self._kept, strict=True)):
+                parameter.copy_(arrays[f"parameter.{i}"])
+                kept.copy_(arrays[f"kept.{i}"])
+
+
+def _clip(gradients: Sequence[Tensor], limit: float) -> None:
+    """Scale the gradient of each network to a norm of at most ``limit``, in place; shapes (m, ...)."""
+    norm = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients]).norm(dim=0)
+    if bool((norm > limit).any()):
+        scale = (limit / norm).clamp(max=1)[:, None, None]
+        for gradient in gradients:
+            gradient.mul_(scale)
 
 
 def _held_out_losses(loss: Loss, split: Split, member: int) -> NDArray[np.float64]:
-    """Loss of one network at each of its validation events."""
+    """Loss of one model at each of its validation events."""
     rows = torch.from_numpy(split.validation)[None]
     with torch.no_grad():
         losses = [

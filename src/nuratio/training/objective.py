@@ -6,6 +6,8 @@ outputs at them, with the head that turns trained outputs into ratios.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,8 @@ from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
 from nuratio.ratios.heads import Head
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
-from nuratio.training.loop import fit_networks, split_events
+from nuratio.training.checkpoint import Checkpoint
+from nuratio.training.loop import Split, fit_networks, split_events
 from nuratio.training.reference import Reference, mixture_fractions
 
 __all__ = ["Objective", "SimulatedEvents", "of_own_sample", "train_networks", "whole_samples"]
@@ -60,8 +63,10 @@ class SimulatedEvents:
     absolute: Tensor
 
     @classmethod
-    def of(cls, samples: Mapping[str, EventSample], reference: Reference) -> "SimulatedEvents":
-        """All events of the samples.
+    def of(
+        cls, samples: Mapping[str, EventSample], reference: Reference, precision: type[np.floating[Any]] = np.float32
+    ) -> "SimulatedEvents":
+        """All events of the samples, weights in this precision.
 
         Raises
         ------
@@ -74,7 +79,7 @@ class SimulatedEvents:
         names = list(samples)
 
         def weights(share: Callable[[Part, EventSample], NDArray[np.float64]]) -> Tensor:
-            return torch.from_numpy((np.concatenate([share(*p) for p in split.items()]) * n).astype(np.float32))
+            return torch.from_numpy((np.concatenate([share(*p) for p in split.items()]) * n).astype(precision))
 
         def net(sample: str) -> float:
             return samples[sample].total
@@ -113,6 +118,10 @@ class Objective:
     head : Head
     groups : int
         Networks that share the work: each sees all events, ``group`` says which of them one is.
+    joint : bool
+        The networks of all groups have one loss together: their single outputs are the k outputs of one model.
+    watch : callable or None
+        (networks, splits) -> numbers for the report; called after every epoch and at the end; may raise.
     """
 
     components: tuple[Part, ...]
@@ -120,6 +129,8 @@ class Objective:
     cost: Callable[[Tensor, Tensor, Tensor], Tensor]
     head: Head
     groups: int = 1
+    joint: bool = False
+    watch: Callable[[NetworkStack, Sequence[Split]], dict[str, Any]] | None = None
 
 
 def train_networks(
@@ -130,6 +141,7 @@ def train_networks(
     progress: bool | None,
     *,
     begin: NetworkStack | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> RatioEstimator:
     """Minimise an objective; the estimator is not normalised yet. With ``begin`` these networks go on learning."""
     features = next(iter(events.samples.values())).names
@@ -141,20 +153,36 @@ def train_networks(
         networks.initialise(generator, objective.start)
     else:
         networks.load_state_dict(begin.state_dict())
-    group = torch.arange(members) % objective.groups
+    width = objective.groups if objective.joint else 1  # networks of a model
+    group = torch.arange(members // width) % objective.groups
+    splits = [split for split in split_events(events.ids, options) for _ in range(objective.groups // width)]
 
     def loss(rows: Tensor, chosen: slice) -> Tensor:
-        return objective.cost(networks(events.x[rows], chosen), rows, group[chosen])
+        first, last, _ = chosen.indices(len(splits))
+        outputs = networks(events.x[rows.repeat_interleave(width, 0)], slice(first * width, last * width))
+        if objective.joint:
+            outputs = outputs[..., 0].unflatten(0, (-1, width)).movedim(1, -1)
+        return objective.cost(outputs, rows, group[chosen])
 
-    splits = [split for split in split_events(events.ids, options) for _ in range(objective.groups)]
-    report = fit_networks(networks, loss, splits, options, generator, label="density ratios", progress=progress)
+    watch = objective.watch and partial(objective.watch, networks, splits)
+    report = fit_networks(
+        networks,
+        loss,
+        splits,
+        options,
+        generator,
+        label="density ratios",
+        progress=progress,
+        checkpoint=checkpoint,
+        watch=watch,
+    )
     return RatioEstimator(
         components=objective.components,
         reference_fractions=events.reference_fractions,
         head=objective.head,
         normalisation={part.name: (1.0, 0.0) for part in objective.components},
         networks=CrossFit(networks, features, options),
-        report=report,
+        report=report | (watch() if watch else {}),
     )
 
 

@@ -10,8 +10,8 @@ _PATIENCE = 3.0  # seconds before an unrequested bar appears
 
 
 @contextmanager
-def progress_bar(title: str, total: int, show: bool | None = None) -> Iterator[Callable[[str], None]]:
-    """Yield a function to call after each of ``total`` rounds, with a few words on how it went.
+def progress_bar(title: str, total: int, show: bool | None = None, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Yield a function to call after each of ``total`` rounds (``done`` before), with a few words on how it went.
 
     ``show=None`` draws the bar only on a terminal and only once the work has taken three seconds.
     """
@@ -21,7 +21,7 @@ def progress_bar(title: str, total: int, show: bool | None = None) -> Iterator[C
     console = Console(stderr=True)
     columns = (TextColumn(title), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=not show)
-    task = bar.add_task("", total=total)
+    task = bar.add_task("", total=total, completed=done)
     begin = time.monotonic()
     if show:
         bar.start()

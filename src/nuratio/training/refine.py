@@ -13,16 +13,18 @@ from torch import Tensor, log_softmax
 
 from nuratio.data.sample import EventSample
 from nuratio.ratios.estimator import RatioEstimator
-from nuratio.ratios.heads import Softmax
+from nuratio.ratios.heads import Separate, Softmax
 from nuratio.ratios.losses import Loss
 from nuratio.training.direct import signed_risk
 from nuratio.training.objective import Objective, SimulatedEvents, whole_samples
 
-__all__ = ["refined", "refit_coefficients"]
+__all__ = ["lowest_ratio", "refined", "refit_coefficients"]
 
 
-def refined(events: SimulatedEvents, loss: Loss) -> Objective:
-    """The risk of a loss in the signed ratio r = (W+ r+ + W- r-) / (W+ + W-) of every sample, r+- from a softmax.
+def refined(events: SimulatedEvents, loss: Loss, *, separate: bool = False) -> Objective:
+    """The risk of a loss in the signed ratio r = (W+ r+ + W- r-) / (W+ + W-) of every sample.
+
+    r+- come from the softmax of `mixture`, or (``separate``) from the binary networks of `rosmm`.
 
     Raises
     ------
@@ -30,19 +32,34 @@ def refined(events: SimulatedEvents, loss: Loss) -> Objective:
         A sample whose weights cancel.
     """
     whole = whole_samples(events.samples)
-    t, rho = (
-        torch.tensor(list(f.values()), dtype=torch.float32)
-        for f in (events.training_fractions, events.reference_fractions)
-    )
+    t, rho = tuple(events.training_fractions.values()), tuple(events.reference_fractions.values())
+    log_t, log_rho = (torch.tensor(f, dtype=events.mixed.dtype).log() for f in (t, rho))
     total = {part.sample: part.total for part in whole}
-    mix = torch.tensor([[p.total / total[p.sample] * (p.sample == w.name) for p in events.parts] for w in whole])
+    mix = torch.tensor(
+        [[p.total / total[p.sample] * (p.sample == w.name) for p in events.parts] for w in whole],
+        dtype=torch.float64,
+    )
 
-    def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
-        log_s = log_softmax(outputs, dim=-1) - t.log()
-        parts = (log_s - (log_s + rho.log()).logsumexp(-1, keepdim=True)).exp()
+    def risk(log_parts: Tensor, rows: Tensor) -> Tensor:
+        parts = log_parts.exp()
         return signed_risk(events, loss, loss.output(parts @ mix.T.to(parts)), rows, events.signed)
 
-    return Objective(events.parts, t.log().tolist(), cost, Softmax(tuple(t.tolist()), tuple(rho.tolist())))
+    def of_softmax(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
+        log_s = log_softmax(outputs, dim=-1) - log_t
+        return risk(log_s - (log_s + log_rho).logsumexp(-1, keepdim=True), rows)
+
+    def of_separate(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
+        return risk(outputs, rows)
+
+    if separate:
+        return Objective(events.parts, [0.0], of_separate, Separate(len(t)), groups=len(t), joint=True)
+    return Objective(events.parts, log_t.tolist(), of_softmax, Softmax(t, rho))
+
+
+def lowest_ratio(estimator: RatioEstimator, events: SimulatedEvents) -> float:
+    """The lowest net ratio of any sample at the events, by networks that have not seen them."""
+    table = estimator.ratios(events.x.numpy(), event_ids=events.ids)
+    return min(float(estimator.net(table, name).min()) for name in events.samples)
 
 
 def refit_coefficients(estimator: RatioEstimator, samples: Mapping[str, EventSample]) -> RatioEstimator:

@@ -4,6 +4,7 @@ Use `train_shape` once per part and nuisance: changing one systematic then retra
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from warnings import warn
 
 import numpy as np
@@ -18,6 +19,7 @@ from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
+from nuratio.training.checkpoint import Checkpoint, fingerprint
 from nuratio.training.loop import fit_networks, split_events
 from nuratio.training.statistics import check_statistics
 
@@ -41,6 +43,7 @@ def train_shape(
     seed: int = 0,
     options: TrainingOptions | None = None,
     progress: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> ShapeEstimator:
     """Train D1, D2 of ln[p(x|alpha) / p(x|0)] = alpha D1 + alpha^2 D2 from simulations at alpha = +1 and -1.
 
@@ -60,11 +63,14 @@ def train_shape(
         None: `SHAPE_OPTIONS`. Take ``folds`` and ``fold_seed`` from the ratio estimator used beside it.
     progress : bool or None
         Show a progress bar on stderr; None: on a terminal, if it takes long.
+    checkpoint : path or None
+        A file to continue from after an interruption; see `nuratio.train`.
 
     Raises
     ------
     InvalidData
-        No variation, weights of both signs, differing features, or too few events for the folds.
+        No variation, weights of both signs, differing features, or too few events for the folds; a checkpoint of
+        another training.
     FitFailed
         A training that diverged.
 
@@ -86,6 +92,12 @@ def train_shape(
             LeakageWarning,
             stacklevel=2,
         )
+    kept = None
+    if checkpoint is not None:
+        kept = Checkpoint.open(
+            checkpoint,
+            fingerprint({"nominal": nominal} | varied, shape=list(varied), seed=seed, options=options.to_dict()),
+        )
     report = {"name": name, "seed": seed, "directions": list(varied)} | check_statistics(given, options)
     x, ids, weight = _linked([nominal, *varied.values()])
     networks = NetworkStack(
@@ -105,9 +117,10 @@ def train_shape(
         w = weights[rows]
         return (w[..., :1] * softplus(at_nominal) + w[..., 1:] * softplus(-at_varied)).sum(-1)
 
-    history = fit_networks(
-        networks, loss, split_events(ids, options), options, generator, label=name, progress=progress
-    )
+    splits = split_events(ids, options)
+    history = fit_networks(networks, loss, splits, options, generator, label=name, progress=progress, checkpoint=kept)
+    if kept:
+        kept.remove()
     return ShapeEstimator(CrossFit(networks, nominal.names, options), report | history)
 
 

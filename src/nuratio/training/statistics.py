@@ -14,6 +14,7 @@ from nuratio.ratios.options import TrainingOptions
 __all__ = ["check_statistics"]
 
 _FEW = 1000  # effective events, below which a ratio is not to be trusted without a closure check
+_CANCELLED = 0.01  # effective events per event, below which most of the simulation cancels
 _FEWEST_PER_FOLD = 10
 
 
@@ -28,7 +29,7 @@ def check_statistics(samples: Mapping[str, EventSample], options: TrainingOption
     Warns
     -----
     StatisticsWarning
-        Samples of fewer than 1000 effective events.
+        Samples of fewer than 1000 effective events, or of fewer than one effective event in a hundred.
     """
     for name, sample in samples.items():
         counts = np.bincount(fold_of(sample.ids, options.folds, options.fold_seed), minlength=options.folds)
@@ -45,4 +46,15 @@ def check_statistics(samples: Mapping[str, EventSample], options: TrainingOption
             StatisticsWarning,
             stacklevel=3,
         )
+    for name, size in sizes.items():
+        share = size / len(samples[name])
+        if share < _CANCELLED:
+            loss = f"{share**-0.5:.0f} times" if size else "infinitely"
+            warn(
+                f"{name!r}: n_eff / n = (sum w)^2 / (n sum w^2) = {share:.2g} is below {_CANCELLED:g}; the error of "
+                f"its ratio goes as sqrt(n / n_eff) and is {loss} that of {len(samples[name])} events of equal weight: "
+                "simulate with weights that cancel less and vary less, and check closure",
+                StatisticsWarning,
+                stacklevel=3,
+            )
     return {"events": {name: len(sample) for name, sample in samples.items()}, "effective_size": sizes}

@@ -5,32 +5,44 @@
 signed ratio of each sample directly. The rest are baselines to compare with, most of them biased.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from warnings import warn
 
 import numpy as np
 
 from nuratio.data.sample import EventSample
-from nuratio.errors import BiasedMethodWarning, InvalidData, NormalisationWarning, UnknownName, did_you_mean
+from nuratio.errors import (
+    BiasedMethodWarning,
+    InvalidData,
+    NormalisationWarning,
+    PoleTooNear,
+    UnknownName,
+    did_you_mean,
+)
 from nuratio.ratios.estimator import Pool, RatioEstimator, split_by_sign
-from nuratio.ratios.losses import LOSSES, Loss, make_loss
+from nuratio.ratios.losses import LOSSES, make_loss
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training import baselines
+from nuratio.training.checkpoint import Checkpoint, fingerprint
 from nuratio.training.choice import choose, pilot_rho
 from nuratio.training.direct import direct
 from nuratio.training.linear import train_linear
 from nuratio.training.mixture import mixture, rosmm
-from nuratio.training.objective import Objective, SimulatedEvents, train_networks
+from nuratio.training.objective import Objective, SimulatedEvents, train_networks, whole_samples
+from nuratio.training.pole import PoleWatch
 from nuratio.training.reference import Reference
-from nuratio.training.refine import refined, refit_coefficients
+from nuratio.training.refine import lowest_ratio, refined, refit_coefficients
 from nuratio.training.statistics import check_statistics
 
 __all__ = ["METHODS", "train"]
 
 Method = Callable[..., Objective]
+Training = Callable[..., RatioEstimator]
 
 _DIRECT = tuple(name for name in LOSSES if name not in ("bce", "mse"))
 _BASELINES: dict[str, Method] = {
@@ -54,6 +66,8 @@ _NETWORKS: dict[str, Method] = {
 }
 METHODS = (*_NETWORKS, "linear", "auto")
 _POOLED = ("resampled", "ccl", "ccl_shared", "ccl_debiased")  # their ratios are to the mixture they are trained on
+_MOST_POLES = 10  # that rho: auto tries
+_MARGIN = 4.0  # of rho^2 over the lowest ratio
 _REFINEMENT = 0.1  # learning rate of a refinement, in units of that before
 
 
@@ -66,6 +80,7 @@ def train(
     seed: int = 0,
     options: TrainingOptions | None = None,
     progress: bool | None = None,
+    checkpoint: str | Path | None = None,
 ) -> RatioEstimator:
     """Train the density ratios of samples to a common positive reference density q.
 
@@ -79,8 +94,9 @@ def train(
         ``linear``: least squares in random features. ``auto``: the best of these three on a subsample, see
         `nuratio.training.choice`; the report says what was chosen and why.
     method_options : mapping or None
-        ``rho`` of ``pare``, a number or ``auto``; ``loss`` (and its options) of ``rosmm_r``, ``lsif`` by default;
-        ``features`` of ``linear``.
+        ``rho`` of ``pare``: a number, or ``auto``, which moves the pole away while ratios reach below it (the report
+        has every rho tried). ``loss`` (and its options) of ``rosmm_r``, ``lsif`` by default, and its ``networks``:
+        ``softmax``, or ``separate`` binary ones as of ``rosmm``. ``features`` of ``linear``.
     reference : None, str or mapping
         What q is. None: the mixture of the |p| of all samples in equal fractions, which bounds the ratios and covers
         every sample. A mapping of samples or parts to fractions (positive, sum 1): that mixture. A sample's name: its
@@ -92,6 +108,9 @@ def train(
         None: `TrainingOptions()`.
     progress : bool or None
         Show a progress bar on stderr; None: on a terminal, if it takes long.
+    checkpoint : path or None
+        A file for the state of the training, written every ten seconds or more and deleted in the end. After an
+        interruption the same call continues from it, to the same networks bit for bit. (``linear`` needs none.)
 
     Returns
     -------
@@ -101,16 +120,17 @@ def train(
     Raises
     ------
     InvalidData
-        Fewer than two samples, differing features, too few events for the folds, fractions that are no mixture.
+        Fewer than two samples, differing features, too few events for the folds, fractions that are no mixture; a
+        checkpoint of another training.
     UnknownName
         An unknown method or reference.
     FitFailed
-        A training that diverged.
+        A training that diverged; a ratio below the pole of PARE (`PoleTooNear`).
 
     Warns
     -----
     StatisticsWarning
-        A signed effective sample size below 1000.
+        A signed effective sample size below 1000, or below 1% of the number of events.
     BiasedMethodWarning
         A baseline, with what it learns in place of the ratio.
     NormalisationWarning
@@ -132,9 +152,15 @@ def train(
         raise InvalidData(f"method {method!r} learns ratios to the pooled mixture only: reference must be None")
     if method in baselines.BIAS:
         warn(f"method {method!r} is a baseline: {baselines.BIAS[method]}", BiasedMethodWarning, stacklevel=2)
+    made = {"method": method, "method_options": chosen, "seed": seed}
+    kept = None
+    if checkpoint is not None:
+        settings = made | {"reference": reference, "options": options.to_dict()}
+        kept = Checkpoint.open(checkpoint, fingerprint(samples, **settings))
 
     def learn(name: str, some: Mapping[str, EventSample]) -> RatioEstimator:
-        learned = _learn(name, chosen, SimulatedEvents.of(some, reference), seed, options, progress)
+        training = partial(train_networks, seed=seed, options=options, progress=progress, checkpoint=kept)
+        learned = _learn(name, chosen, SimulatedEvents.of(some, reference), seed, options, training)
         return replace(learned, normalisation=_normalisation(learned, learned.pool(some)))
 
     if method == "auto":
@@ -142,7 +168,8 @@ def train(
         report |= {"auto": comparison}
     else:
         estimator = learn(method, samples)
-    made = {"method": method, "method_options": chosen, "seed": seed}
+    if kept:
+        kept.remove()
     estimator = replace(estimator, report=made | report | estimator.report)
     off = {
         name: f"{z:.3f} +- {error:.3f}"
@@ -164,29 +191,81 @@ def _learn(
     events: SimulatedEvents,
     seed: int,
     options: TrainingOptions,
-    progress: bool | None,
+    training: Training,
 ) -> RatioEstimator:
     """An estimator, not normalised yet."""
     if method == "linear":
         return train_linear(events, seed, options, **_features(chosen))
-    estimator = train_networks(events, _objective(method, chosen, events), seed, options, progress)
-    if method == "rosmm_c":
-        return refit_coefficients(estimator, events.samples)
+    if method == "pare":
+        return _train_pare(events, dict(chosen), training)
     if method == "rosmm_r":
-        again = replace(options, learning_rate=_REFINEMENT * options.learning_rate)
-        objective = refined(events, _loss({"loss": "lsif"} | dict(chosen)))
-        return train_networks(events, objective, seed, again, progress, begin=estimator.networks.stack)
-    return estimator
+        return _train_refined(events, dict(chosen), options, training)
+    if method == "rosmm_c":
+        whole_samples(events.samples)
+        return refit_coefficients(training(events, _objective(method, chosen, events)), events.samples)
+    return training(events, _objective(method, chosen, events))
 
 
 def _objective(method: str, options: Mapping[str, Any], events: SimulatedEvents) -> Objective:
     if method in _DIRECT:
-        if options.get("rho") == "auto":
-            options = {**options, "rho": pilot_rho(events)}
         return direct(events, make_loss(method, **options), method)
-    if options and method != "rosmm_r":
+    if options:
         raise InvalidData(f"method {method!r} has no options, got {dict(options)}")
     return _NETWORKS[method](events)
+
+
+def _train_pare(events: SimulatedEvents, options: dict[str, Any], training: Training) -> RatioEstimator:
+    """With its pole watched; ``rho: auto`` starts again with twice the rho^2 where ratios reach below it."""
+    whole_samples(events.samples)
+    automatic = options.get("rho") == "auto"
+    if automatic:
+        options["rho"] = pilot_rho(events)
+    tried: list[dict[str, float]] = []
+    while True:
+        loss = make_loss("pare", **options)
+        rho = math.sqrt(-loss.pole)
+        try:
+            estimator = training(events, replace(direct(events, loss, "pare"), watch=PoleWatch(events, loss)))
+        except PoleTooNear as error:
+            tried.append({"rho": rho, "eigenvalue": error.eigenvalue})
+            if not automatic or len(tried) == _MOST_POLES:
+                raise
+            options["rho"] = math.sqrt(2) * rho
+            continue
+        pole = estimator.report["pole"]
+        tried.append({"rho": rho, "eigenvalue": pole["eigenvalue"]})
+        return replace(estimator, report=estimator.report | {"pole": pole | {"tried": tried}})
+
+
+def _train_refined(
+    events: SimulatedEvents, chosen: dict[str, Any], options: TrainingOptions, training: Training
+) -> RatioEstimator:
+    """RoSMM-r: the classifiers of the parts, then a signed loss of what they say together."""
+    name, networks = chosen.pop("loss", "lsif"), chosen.pop("networks", "softmax")
+    if networks not in ("softmax", "separate"):
+        known = did_you_mean(str(networks), ("softmax", "separate"), "networks")
+        raise UnknownName(f"method 'rosmm_r' has no networks {networks!r}; {known}")
+    separate, automatic = networks == "separate", name == "pare" and chosen.get("rho") == "auto"
+    if automatic:
+        chosen["rho"] = pilot_rho(events)
+    loss = make_loss(name, **chosen)
+    whole_samples(events.samples)
+    first = training(events, rosmm(events) if separate else mixture(events))
+    lowest = lowest_ratio(first, events)
+    if automatic and lowest < loss.pole / _MARGIN:
+        loss = make_loss(name, rho=math.sqrt(-_MARGIN * lowest))
+    if lowest <= loss.pole:
+        raise PoleTooNear(
+            f"method 'rosmm_r': the parts give ratios down to {lowest:.4g}, but loss {name!r} has its pole at "
+            f"{loss.pole:.4g}; raise rho, take rho: auto, or a loss without a pole (lsif, revert)",
+            lowest - loss.pole,
+        )
+    again = replace(options, learning_rate=_REFINEMENT * options.learning_rate)
+    estimator = training(events, refined(events, loss, separate=separate), options=again, begin=first.networks.stack)
+    if math.isinf(loss.pole):
+        return estimator
+    pole = {"rho": math.sqrt(-loss.pole), "pole": loss.pole, "lowest_ratio": lowest_ratio(estimator, events)}
+    return replace(estimator, report=estimator.report | {"pole": pole})
 
 
 def _features(options: Mapping[str, Any]) -> dict[str, int]:
@@ -194,10 +273,6 @@ def _features(options: Mapping[str, Any]) -> dict[str, int]:
     if options.keys() - {"features"} or not isinstance(n, int) or n < 1:
         raise InvalidData(f"method 'linear' has one option, features (1 or more), got {dict(options)}")
     return dict(options)
-
-
-def _loss(options: Mapping[str, Any]) -> Loss:
-    return make_loss(options["loss"], **{k: v for k, v in options.items() if k != "loss"})
 
 
 def _require_comparable(samples: Mapping[str, EventSample]) -> None:

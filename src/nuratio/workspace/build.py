@@ -1,7 +1,6 @@
 """From a configuration to a workspace: read, train (or take from the cache), evaluate, write down.
 
-`train_all` makes every network a configuration needs, `check_all` looks at their ratios; `build` makes the workspace,
-training what is missing.
+`train_all` makes every network a configuration needs, `assemble` a workspace of them; `build` does both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,18 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from nuratio.data.sample import EventSample
 from nuratio.data.templates import histogram
 from nuratio.errors import InvalidData
-from nuratio.ratios.checks import CheckReport, check_ratios
 from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
 from nuratio.ratios.shape import ShapeEstimator
 from nuratio.ratios.table import RatioTable
-from nuratio.workspace.cache import content_key, load_or_train
+from nuratio.workspace.cache import CHECKPOINT, content_key, load_or_train
 from nuratio.workspace.config import Config
 from nuratio.workspace.inputs import RegionEvents, read_region
 from nuratio.workspace.normalisation import cumulants
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
-__all__ = ["build", "check_all", "train_all"]
+__all__ = ["Trained", "assemble", "build", "event_columns", "shape_columns", "train_all"]
 
 _LARGEST_ERROR = 1e-3  # of the cumulant form of ln Z; above it the shapes are normalised by the pool integral
 
@@ -39,6 +37,8 @@ class Trained:
 
     Attributes
     ----------
+    events : RegionEvents
+        What was read.
     ratio : RatioEstimator
     shapes : dict
         (part name, systematic) -> ShapeEstimator.
@@ -52,6 +52,7 @@ class Trained:
         How many of them were trained now.
     """
 
+    events: RegionEvents
     ratio: RatioEstimator
     shapes: Mapping[tuple[str, str], ShapeEstimator]
     parts: Mapping[Part, EventSample]
@@ -92,24 +93,6 @@ def train_all(
     }
 
 
-def check_all(
-    config: str | Path | Config,
-    *,
-    inputs: str | Path | None = None,
-    cache: str | Path | None = None,
-    progress: bool | None = None,
-) -> dict[str, CheckReport]:
-    """Check the ratios of every unbinned region, see `nuratio.ratios.checks`; arguments as for `train_all`."""
-    config, cache = _resolve(config, inputs, cache)
-    reports = {}
-    for region in config.regions:
-        if region.get("Type") == "unbinned":
-            events = read_region(config, region, progress=progress)
-            trained = _train_region(config, region, events, cache, progress)
-            reports[region["Name"]] = check_ratios(trained.ratio, events.nominal, events.data)
-    return reports
-
-
 def build(
     config: str | Path | Config,
     *,
@@ -117,12 +100,17 @@ def build(
     cache: str | Path | None = None,
     progress: bool | None = None,
 ) -> Workspace:
-    """The workspace of a configuration; arguments as for `train_all`.
+    """The workspace of a configuration; arguments as for `train_all`."""
+    config, cache = _resolve(config, inputs, cache)
+    return assemble(config, train_all(config, cache=cache, progress=progress), progress=progress)
+
+
+def assemble(config: Config, trained: Mapping[str, Trained], *, progress: bool | None = None) -> Workspace:
+    """The workspace of a configuration whose networks are there.
 
     Shapes are normalised by the cumulant form of ln Z, or by the exact pool integral where that is off by more than
     1e-3 within two standard deviations; the workspace says which, and the error found.
     """
-    config, cache = _resolve(config, inputs, cache)
     channels, observations, axes = [], [], []
     unbinned: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
@@ -130,18 +118,17 @@ def build(
     provenance: dict[str, Any] = {"versions": {p: version(p) for p in ("nuratio", "torch", "numpy", "pyhf")}}
     for region in config.regions:
         name = region["Name"]
-        events = read_region(config, region, progress=progress)
-        if region.get("Type") == "unbinned":
-            trained = _train_region(config, region, events, cache, progress)
-            cells = Cells(region["Variable"], region["Binning"]) if "Binning" in region else None
-            entry, new_tables = _channel(name, trained, events, cells)
-            channels.append(_companion(config, name, trained, cells))
+        if name in trained:
+            networks, cells = trained[name], Cells.of_region(region)
+            entry, new_tables = _channel(name, networks, cells)
+            channels.append(_companion(config, name, networks, cells))
             observations.append({"name": name, "data": _counts(new_tables[f"{name}.observed"], cells)})
             unbinned.append(entry)
             tables |= new_tables
             files += [file_entry(key, table) for key, table in new_tables.items()]
-            provenance[name] = {"cache": dict(trained.keys), "training": trained.ratio.report}
+            provenance[name] = {"cache": dict(networks.keys), "training": networks.ratio.report}
         else:
+            events = read_region(config, region, progress=progress)
             channels.append(_binned(config, region, events))
             counts = histogram(events.data, region["Variable"], region["Binning"]).values
             observations.append({"name": name, "data": counts.tolist()})
@@ -187,6 +174,7 @@ def _train_region(
     config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, progress: bool | None
 ) -> Trained:
     from nuratio.ratios.options import TrainingOptions
+    from nuratio.training.calibration import calibrate
     from nuratio.training.shape import SHAPE_OPTIONS, train_shape
     from nuratio.training.train import train
 
@@ -200,8 +188,11 @@ def _train_region(
         {"method_options": settings["MethodOptions"]} if "MethodOptions" in settings else {}
     )
     key = content_key("ratio", events.nominal, how | {"options": options.to_dict()})
-    fit = partial(train, events.nominal, **how, options=options, progress=progress)
-    ratio, first = load_or_train(RatioEstimator, cache / f"ratio-{key}", fit)
+    kept = cache / f"ratio-{key}"
+    fit = partial(train, events.nominal, **how, options=options, progress=progress, checkpoint=kept / CHECKPOINT)
+    ratio, first = load_or_train(RatioEstimator, kept, fit)
+    if settings.get("Calibrate", False):
+        ratio = calibrate(ratio, events.nominal)
     split = {part.name: nominal for part, nominal in split_by_sign(events.nominal).items()}
     parts = {part: split.get(part.name, events.nominal[part.sample]) for part in ratio.components}
     new = int(first)
@@ -223,13 +214,22 @@ def _train_region(
             label = f"{name} of {part.name}"
             given = {"nominal": nominal, "up": up, "down": down}
             key = content_key("shape", given, {"seed": seed, "options": shape_options.to_dict()})
+            kept = cache / f"shape-{key}"
             fit_shape = partial(
-                train_shape, nominal, up, down, name=label, seed=seed, options=shape_options, progress=progress
+                train_shape,
+                nominal,
+                up,
+                down,
+                name=label,
+                seed=seed,
+                options=shape_options,
+                progress=progress,
+                checkpoint=kept / CHECKPOINT,
             )
-            shapes[part.name, name], trained_now = load_or_train(ShapeEstimator, cache / f"shape-{key}", fit_shape)
+            shapes[part.name, name], trained_now = load_or_train(ShapeEstimator, kept, fit_shape)
             keys[label] = key
             new += trained_now
-    return Trained(ratio, shapes, parts, varied, keys, new)
+    return Trained(events, ratio, shapes, parts, varied, keys, new)
 
 
 def _of_part(events: EventSample, part: Part, where: str) -> EventSample:
@@ -289,6 +289,11 @@ class Cells:
 
     variable: str
     edges: list[float]
+
+    @classmethod
+    def of_region(cls, region: Mapping[str, Any]) -> "Cells | None":
+        """Those a region of the configuration asks for."""
+        return cls(region["Variable"], region["Binning"]) if "Binning" in region else None
 
     def __len__(self) -> int:
         return len(self.edges) - 1
@@ -367,54 +372,77 @@ def _rates(
     return {"data": nominal.tolist(), "modifiers": modifiers}
 
 
-def _channel(
-    name: str, trained: Trained, events: RegionEvents, cells: Cells | None
-) -> tuple[dict[str, Any], dict[str, RatioTable]]:
+def event_columns(
+    trained: Trained,
+    x: EventSample | ArrayLike,
+    *,
+    event_ids: NDArray[np.int64] | None = None,
+    member: int | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Ratios, D1 and D2 of all parts at some events, named as in an event table.
+
+    Parameters
+    ----------
+    trained : Trained
+    x : EventSample or array_like, shape (n, d)
+    event_ids : ndarray of int, shape (n,), optional
+        Of simulated events, for cross-fitting.
+    member : int, optional
+        A single network, counted fold by fold, ``options.ensemble`` of the ratio estimator each; shapes with fewer
+        members repeat theirs.
+    """
+    columns = {}
+    ratios = trained.ratio.ratios(x, event_ids=event_ids, member=member)
+    for part in trained.parts:
+        columns[part.name] = np.asarray(ratios[part.name], dtype=np.float64)
+        for systematic, shape in _shapes_of(part.name, trained):
+            own = None
+            if member is not None:
+                fold, j = divmod(member, trained.ratio.options.ensemble)
+                own = fold * shape.options.ensemble + j % shape.options.ensemble
+            d = shape.coefficients(x, event_ids=event_ids, member=own)
+            columns |= dict(zip(shape_columns(part.name, systematic), d, strict=True))
+    return columns
+
+
+def _channel(name: str, trained: Trained, cells: Cells | None) -> tuple[dict[str, Any], dict[str, RatioTable]]:
     """The entry of an unbinned channel and its tables."""
-    estimator = trained.ratio
-    pool = estimator.pool(events.nominal)
-    at_pool, at_data = estimator.ratios(pool.features, event_ids=pool.event_ids), estimator.ratios(events.data)
-    columns = {"pool": {}, "observed": {}}  # type: dict[str, dict[str, Any]]
-    samples = []
+    estimator, data = trained.ratio, trained.events.data
+    pool = estimator.pool(trained.events.nominal)
+    on_pool = event_columns(trained, pool.features, event_ids=pool.event_ids)
+    on_data = event_columns(trained, data)
+    stored = {column: np.float32(values).astype(np.float64) for column, values in on_pool.items()}  # as the fit sees it
+    in_pool: dict[str, Any] = {}
+    observed: dict[str, Any] = {}
     features = estimator.features
     of_pool = dict(zip(features, pool.features.T, strict=True))
     if cells is None:
         groups = [np.ones(len(pool.weights), dtype=bool)]
     else:
-        columns["pool"]["cell"] = cells.of(of_pool[cells.variable], f"region {name!r}, simulation")
-        columns["observed"]["cell"] = cells.of(events.data.column(cells.variable), f"region {name!r}, data")
-        groups = [columns["pool"]["cell"] == b for b in range(len(cells))]
+        in_pool["cell"] = cells.of(of_pool[cells.variable], f"region {name!r}, simulation")
+        observed["cell"] = cells.of(data.column(cells.variable), f"region {name!r}, data")
+        groups = [in_pool["cell"] == b for b in range(len(cells))]
         empty = [b for b, group in enumerate(groups) if not group.any()]
         if empty:
             raise InvalidData(
                 f"region {name!r}: no simulated event in cell {empty[0]} of {cells.variable!r}; merge cells"
             )
+    samples = []
     for part in trained.parts:
-        columns["pool"][part.name], columns["observed"][part.name] = at_pool[part.name], at_data[part.name]
         entry: dict[str, Any] = {"name": part.name, "ratio": {"column": part.name}, "modifiers": []}
-        density = pool.weights * np.float32(at_pool[part.name])
+        density = pool.weights * stored[part.name]
         if cells is not None:
             entry["shares"] = [float(density[group].sum()) for group in groups]
-        d1, d2, nuisances = [], [], []
-        for systematic, shape in _shapes_of(part.name, trained):
-            keys = [f"{part.name}/{systematic}/{d}" for d in ("d1", "d2")]
-            on_pool = shape.coefficients(pool.features, event_ids=pool.event_ids)
-            on_data = shape.coefficients(events.data)
-            for key, p, o in zip(keys, on_pool, on_data, strict=True):
-                columns["pool"][key], columns["observed"][key] = p, o
-            d1.append(np.float32(on_pool[0]).astype(np.float64))
-            d2.append(np.float32(on_pool[1]).astype(np.float64))
-            nuisances.append(systematic)
+        nuisances = [systematic for systematic, _ in _shapes_of(part.name, trained)]
+        keys = [shape_columns(part.name, systematic) for systematic in nuisances]
+        for systematic, (d1, d2) in zip(nuisances, keys, strict=True):
+            data_of = {"d1": {"column": d1}, "d2": {"column": d2}}
             entry["modifiers"].append(
-                {
-                    "name": systematic,
-                    "type": "ratiosys",
-                    "interpcode": "quadexp",
-                    "data": {"d1": {"column": keys[0]}, "d2": {"column": keys[1]}},
-                }
+                {"name": systematic, "type": "ratiosys", "interpcode": "quadexp", "data": data_of}
             )
         if nuisances:
-            forms = [cumulants(np.array(d1)[:, g], np.array(d2)[:, g], density[g]) for g in groups]
+            first, second = (np.array([stored[pair[i]] for pair in keys]) for i in (0, 1))
+            forms = [cumulants(first[:, g], second[:, g], density[g]) for g in groups]
             error = max(form.error for form in forms)
             norm: dict[str, Any] = {"type": "pool"}
             if error <= _LARGEST_ERROR:
@@ -425,11 +453,10 @@ def _channel(
                 norm = {"type": "cumulant"} | ({k: v[0] for k, v in moments.items()} if cells is None else moments)
             entry["normalisation"] = norm | {"parameters": nuisances, "error": error}
         samples.append(entry)
-    columns["pool"]["reference weight"] = pool.weights
     tables = {
-        f"{name}.observed": RatioTable.from_columns(columns["observed"]),
-        f"{name}.pool": RatioTable.from_columns(columns["pool"]),
-        f"{name}.observed.features": RatioTable.from_columns({f: events.data.column(f) for f in features}),
+        f"{name}.observed": RatioTable.from_columns(observed | on_data),
+        f"{name}.pool": RatioTable.from_columns(in_pool | on_pool | {"reference weight": pool.weights}),
+        f"{name}.observed.features": RatioTable.from_columns({f: data.column(f) for f in features}),
         f"{name}.pool.features": RatioTable.from_columns(of_pool),
     }
     entry = {
@@ -454,6 +481,11 @@ def _counts(observed: RatioTable, cells: Cells | None) -> list[int]:
         return [len(observed)]
     counts: list[int] = np.bincount(observed["cell"].astype(np.int64), minlength=len(cells)).tolist()
     return counts
+
+
+def shape_columns(part: str, systematic: str) -> tuple[str, str]:
+    """Names of the columns D1 and D2 of a part."""
+    return f"{part}/{systematic}/d1", f"{part}/{systematic}/d2"
 
 
 def _shapes_of(part: str, trained: Trained) -> Iterator[tuple[str, ShapeEstimator]]:

@@ -14,10 +14,14 @@ from typing import Any, Protocol, Self, TypeVar
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, NuratioWarning
+from nuratio.training.checkpoint import sample_digest
 
-__all__ = ["content_key", "load_or_train"]
+__all__ = ["CHECKPOINT", "content_key", "load_or_train"]
 
-_FORMAT = 1  # raised when the same inputs would train to something else
+CHECKPOINT = "checkpoint.safetensors"
+"""File in the directory of a training with which an interrupted one goes on."""
+
+_FORMAT = 2  # raised when the same inputs would train to something else
 
 
 class _Estimator(Protocol):
@@ -37,9 +41,7 @@ def content_key(kind: str, samples: Mapping[str, EventSample | None], settings: 
         if sample is None:
             digest.update(b"none")
             continue
-        digest.update(json.dumps([sample.names, len(sample)]).encode())
-        for array in (sample.features, sample.weights, sample.ids):
-            digest.update(array.tobytes())
+        digest.update(sample_digest(sample).encode())
     return digest.hexdigest()[:16]
 
 

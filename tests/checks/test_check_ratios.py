@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from nuratio.checks.report import Check, CheckReport
+from nuratio.checks.run import check_ratios
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, StatisticsWarning
-from nuratio.ratios.checks import Check, CheckReport, check_ratios
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.train import train
 
@@ -47,6 +48,25 @@ def test_a_biased_method_fails(method):
     report = check_ratios(learned(method), samples())
     failed = {c.name for c in report.checks if not c.passed and c.sample == "signed"}
     assert {"closure in ratio", "distance", "calibration"} <= failed
+
+
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
+def test_a_training_that_runs_away_fails():
+    """The risk of signed cross entropy has no minimum where the density is negative."""
+    report = check_ratios(learned("bce_signed", epochs=6), samples())
+    failed = {c.name for c in report.checks if not c.passed and c.sample == "signed"}
+    assert {"closure in ratio", "calibration"} <= failed
+
+
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
+def test_an_overfitted_ratio_fails():
+    """With as many coefficients as events a ratio closes in every feature, and E_q[r] is 1; it is still wrong."""
+    few = samples(1500)
+    made = TrainingOptions(**OPTIONS)
+    est = train(few, method="linear", method_options={"features": 600}, options=made, progress=False)
+    failed = {c.name for c in check_ratios(est, few).checks if not c.passed}
+    assert "two-sample test" in failed
+    assert not any(name.startswith(("mean", "normalisation")) for name in failed)
 
 
 def test_too_short_a_training_fails():

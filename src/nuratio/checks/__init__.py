@@ -1,0 +1,1 @@
+"""Checks of trained ratios and of the likelihood made of them."""

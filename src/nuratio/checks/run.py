@@ -1,0 +1,97 @@
+"""All checks: `check_ratios` of an estimator on its simulation, `check_analysis` of all a configuration trains."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nuratio.checks.calibration import calibration
+from nuratio.checks.closure import closure_checks, closure_curves
+from nuratio.checks.distance import distance
+from nuratio.checks.minimum import minimum_checks
+from nuratio.checks.networks import network_checks, normalisation_checks
+from nuratio.checks.positivity import positivity_checks
+from nuratio.checks.report import Check, CheckReport, Curve, averaged
+from nuratio.checks.reweighting import CrossFitted
+from nuratio.checks.support import support_checks
+from nuratio.checks.two_sample import two_sample_checks
+from nuratio.data.sample import EventSample
+from nuratio.infer.fit import fit
+from nuratio.ratios.estimator import RatioEstimator
+from nuratio.workspace.build import Cells, assemble, train_all
+from nuratio.workspace.config import Config
+
+__all__ = ["check_analysis", "check_ratios"]
+
+
+def check_ratios(
+    estimator: RatioEstimator, samples: Mapping[str, EventSample], data: EventSample | None = None
+) -> CheckReport:
+    """Check an estimator on the simulation it was trained on, cross-fitted, and on observed events.
+
+    Parameters
+    ----------
+    estimator : RatioEstimator
+    samples : mapping of str to EventSample
+        Those of the training.
+    data : EventSample, optional
+        Observed events: whether the simulation covers them.
+
+    Raises
+    ------
+    InvalidData
+        Other samples than those of the training; a sample whose weights cancel.
+    """
+    fitted = CrossFitted(estimator, samples)
+    checks: list[Check] = [*normalisation_checks(fitted), *network_checks(fitted)]
+    curves: list[Curve] = []
+    for name in samples:
+        found = fitted.reweightings(name)
+        checks += averaged(check for half in found for check in closure_checks(half))
+        curves += closure_curves(found)
+        for make in (distance, calibration):
+            check, curve = make(found)
+            checks.append(check)
+            curves.append(curve)
+    checks += two_sample_checks(fitted)
+    if data is not None:
+        inputs, pool = estimator.networks.inputs(data), fitted.pool
+        checks += support_checks(inputs, pool.features, pool.weights)
+    return CheckReport(tuple(checks), tuple(curves))
+
+
+def check_analysis(
+    config: str | Path | Config,
+    *,
+    inputs: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: bool | None = None,
+) -> dict[str, CheckReport]:
+    """Check every unbinned region of a configuration, and the likelihood of all; arguments as for `train_all`.
+
+    Observed data are fitted, but nothing is reported of the result but differences in units of its uncertainty.
+
+    Returns
+    -------
+    dict
+        Region -> `CheckReport`; ``likelihood`` -> that of the whole.
+
+    Raises
+    ------
+    NonPositiveDensity
+        The samples cancel at an observed event already at nominal parameters.
+    """
+    settings = config if isinstance(config, Config) else Config.read(config, inputs=inputs)
+    where = Path(f"{Path(config).stem}.nuratio-cache") if cache is None and not isinstance(config, Config) else cache
+    trained = train_all(settings, cache=where, progress=progress)
+    reports = {name: check_ratios(t.ratio, t.events.nominal, t.events.data) for name, t in trained.items()}
+    if not trained:
+        return reports
+    workspace = assemble(settings, trained, progress=progress)
+    model = workspace.model()
+    best = fit(model, workspace.data(model))
+    converged = Check(
+        "fit", "model", 0.0 if best.valid else float("nan"), 0.0, 0.0, best.message or "the fit converged"
+    )
+    cells = {region["Name"]: Cells.of_region(region) for region in settings.regions}
+    checks, curves = minimum_checks(workspace, {name: (t, cells[name]) for name, t in trained.items()}, best)
+    found = (converged, *checks, *positivity_checks(model, best))
+    return reports | {"likelihood": CheckReport(found, tuple(curves))}

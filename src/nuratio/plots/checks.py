@@ -1,0 +1,194 @@
+"""Check reports as pictures, and as one page of HTML that needs no other file."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nuratio.checks.report import Calibration, CheckReport, Closure, Distances, Shifts
+from nuratio.errors import InvalidData
+from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font
+
+__all__ = ["calibration", "closures", "distances", "shifts", "write_page"]
+
+_COLUMNS = 3
+
+
+def closures(found: Sequence[Closure]) -> Figure:
+    """A panel per quantity: the sample, the reference, and the reference reweighted, with their ratio below.
+
+    Shaded is the error of the reweighted reference, that of its training included.
+    """
+    rows = -(-len(found) // _COLUMNS)
+    columns = min(len(found), _COLUMNS)
+    heights = [3.0, 1.0] * rows
+    fig, axes = figure(
+        nrows=2 * rows, ncols=columns, squeeze=False, figsize=(5.4 * columns, 5.0 * rows), height_ratios=heights
+    )
+    for k in range(rows * columns):
+        row, column = divmod(k, columns)
+        top, below = axes[2 * row, column], axes[2 * row + 1, column]
+        if k < len(found):
+            _closure(found[k], top, below)
+        else:
+            top.set_axis_off()
+            below.set_axis_off()
+    return fig
+
+
+def _closure(found: Closure, top: Axes, below: Axes) -> None:
+    edges, center = found.edges, (found.edges[1:] + found.edges[:-1]) / 2
+    total = np.hypot(found.error, found.training_error)
+    top.stairs(found.reference, edges, color=PETROFF[3], linestyle="--", linewidth=1.5, label="Reference")
+    top.stairs(found.reweighted, edges, color=PETROFF[0], linewidth=2, label="Reweighted")
+    low, high = found.reweighted - total, found.reweighted + total
+    top.stairs(high, edges, baseline=low, color=PETROFF[0], alpha=0.3, fill=True)
+    top.errorbar(center, found.target, found.target_error, fmt="o", color="black", markersize=3.5, label=found.sample)
+    top.axhline(0, color="black", linewidth=0.8)
+    top.set_ylabel("Share of events")
+    top.tick_params(labelbottom=False)
+    top.legend(prop=font(top, 0.62), title=rf"$\chi^2$ / bins = {found.chi2:.0f} / {found.bins}", frameon=False)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio, error = found.target / found.reweighted, np.abs(found.target_error / found.reweighted)
+        band = np.abs(total / found.reweighted)
+    drawn = np.isfinite(ratio) & np.isfinite(error)
+    below.errorbar(center[drawn], ratio[drawn], error[drawn], fmt="o", color="black", markersize=3.5)
+    below.stairs(np.nan_to_num(1 + band, posinf=9), edges, baseline=np.nan_to_num(1 - band, neginf=-9),
+                 color=PETROFF[0], alpha=0.3, fill=True)  # fmt: skip
+    below.axhline(1, color=PETROFF[0], linewidth=1.5)
+    below.set_ylim(0.8, 1.2)
+    for ax in (top, below):
+        ax.set_xlim(edges[0], edges[-1])
+    below.set_xlabel(found.quantity if found.quantity != "ratio" else "Learned ratio", loc="right")
+    below.set_ylabel("True")
+
+
+def calibration(found: Calibration, *, ax: Axes | None = None) -> Axes:
+    """The true ratio against the learned one."""
+    ax = figure(figsize=(5.4, 5.0))[1] if ax is None else ax
+    ends = [float(found.learned.min()), float(found.learned.max())]
+    ax.plot(ends, ends, color=PETROFF[0], linewidth=1.5)
+    ax.errorbar(found.learned, found.true, found.error, fmt="o", color="black", markersize=4)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("Learned ratio", loc="right")
+    ax.set_ylabel("True ratio", loc="top")
+    ax.set_title(found.sample, loc="left", fontproperties=font(ax))
+    return ax
+
+
+def distances(found: Distances, *, ax: Axes | None = None) -> Axes:
+    """The distance before and after reweighting, over that of equal samples."""
+    ax = figure(figsize=(5.4, 5.0))[1] if ax is None else ax
+    ax.hist(found.null, bins=8, color=YELLOW, edgecolor="black", linewidth=0.8, label="Equal samples")
+    ax.axvline(found.learned, color=PETROFF[0], linewidth=2.5, label="Reweighted")
+    ax.axvline(found.unlearned, color=PETROFF[3], linestyle="--", linewidth=2, label="Reference")
+    ax.set_xscale("log")
+    ax.set_xlabel("Sliced Wasserstein distance", loc="right")
+    ax.set_ylabel("Draws", loc="top")
+    ax.legend(prop=font(ax, 0.7), frameon=False)
+    ax.set_title(found.sample, loc="left", fontproperties=font(ax))
+    return ax
+
+
+def shifts(found: Shifts, *, ax: Axes | None = None) -> Axes:
+    """Best fits of single networks, fold by fold, in units of the uncertainty."""
+    ax = figure(figsize=(5.4, 5.0))[1] if ax is None else ax
+    ax.axhspan(-1, 1, color=GREEN, alpha=0.35, linewidth=0)
+    ax.axhline(0, color=PETROFF[0], linewidth=2)
+    for fold, row in enumerate(found.shifts):
+        at = fold + np.linspace(-0.15, 0.15, len(row)) if len(row) > 1 else [fold]
+        ax.plot(at, row, "o", color="black", markersize=6)
+    reach = max(1.3, 1.2 * float(np.nanmax(np.abs(found.shifts), initial=0)))
+    ax.set_ylim(-reach, reach)
+    ax.set_xticks(range(len(found.shifts)), [f"fold {k + 1}" for k in range(len(found.shifts))])
+    ax.set_ylabel(rf"Shift of {found.parameter} / $\sigma$", loc="top")
+    ax.set_title("Single networks", loc="left", fontproperties=font(ax))
+    return ax
+
+
+def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: str = "nuratio check") -> None:
+    """Write reports (region -> report) as one HTML page: verdicts, pictures, and what each value means.
+
+    Raises
+    ------
+    InvalidData
+        A folder that does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InvalidData(f"{path}: no folder {path.parent}; make it first")
+    parts = [_HEAD.format(title=html.escape(title)), f"<h1>{html.escape(title)}</h1>"]
+    for name, report in reports.items():
+        bad = [c for c in report.checks if not c.passed]
+        verdict = f"{len(bad)} of {len(report.checks)} checks fail" if bad else f"all {len(report.checks)} checks pass"
+        parts.append(f"<h2>{html.escape(name)}: <span class={'bad' if bad else 'good'}>{verdict}</span></h2>")
+        parts += [_picture(fig) for fig in _figures(report)]
+        parts.append(_table(report))
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text("\n".join([*parts, "</body></html>"]))
+    scratch.replace(path)
+
+
+def _figures(report: CheckReport) -> list[Figure]:
+    """Closures of each sample in one figure; calibrations, distances and shifts side by side."""
+    made = []
+    by_sample: dict[str, list[Closure]] = {}
+    for curve in report.curves:
+        if isinstance(curve, Closure):
+            by_sample.setdefault(curve.sample, []).append(curve)
+    made += [closures(found) for found in by_sample.values()]
+    single = [curve for curve in report.curves if not isinstance(curve, Closure)]
+    for start in range(0, len(single), _COLUMNS):
+        some = single[start : start + _COLUMNS]
+        fig, axes = figure(ncols=len(some), squeeze=False, figsize=(5.4 * len(some), 5.0))
+        for curve, ax in zip(some, axes[0], strict=True):
+            match curve:
+                case Calibration():
+                    calibration(curve, ax=ax)
+                case Distances():
+                    distances(curve, ax=ax)
+                case Shifts():
+                    shifts(curve, ax=ax)
+        made.append(fig)
+    return made
+
+
+def _picture(fig: Figure) -> str:
+    content = io.BytesIO()
+    try:
+        fig.savefig(content, format="png", dpi=70)
+    finally:
+        plt.close(fig)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+
+
+def _table(report: CheckReport) -> str:
+    cells = "".join(f"<th>{h}</th>" for h in ("check", "sample", "value", "error", "allowed", "", "what it is"))
+    rows = [f"<tr>{cells}</tr>"]
+    for c in report.checks:
+        numbers = "".join(f"<td class=number>{v:.4g}</td>" for v in (c.value, c.error, c.threshold))
+        verdict = "pass" if c.passed else "FAIL"
+        style = "good" if c.passed else "bad"
+        rows.append(
+            f"<tr><td>{html.escape(c.name)}</td><td>{html.escape(c.sample)}</td>{numbers}"
+            f"<td class={style}>{verdict}</td><td>{html.escape(c.meaning)}</td></tr>"
+        )
+    return "<table>" + "\n".join(rows) + "</table>"
+
+
+_HEAD = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{{title}}</title><style>
+body {{{{ font-family: sans-serif; margin: 2em; max-width: 1200px; }}}}
+img {{{{ display: block; max-width: 100%; margin: 1em 0; }}}}
+table {{{{ border-collapse: collapse; font-size: 90%; }}}}
+th, td {{{{ padding: 0.2em 0.7em; text-align: left; border-bottom: 1px solid #ddd; }}}}
+.number {{{{ text-align: right; font-variant-numeric: tabular-nums; }}}}
+.good {{{{ color: #2b7a1f; }}}}
+.bad {{{{ color: {RED}; font-weight: bold; }}}}
+</style></head><body>"""
