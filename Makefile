@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # threads that wait without spinning, for shared machines
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install demo test bench bench-ratios lint format clean
+.PHONY: help install demo test bench bench-ratios bench-sixteen bench-zjets lint format clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -31,6 +31,12 @@ bench: $(STAMP)  ## compare speed, memory and precision with other tools; result
 
 bench-ratios: $(STAMP)  ## every method of training on a signed problem with a known ratio; RATIOS="--events 4000000"
 	$(BIN)/python benchmarks/ratios.py $(RATIOS)
+
+bench-sixteen: $(STAMP)  ## signed ratios in sixteen dimensions, and what auto chooses; SIXTEEN="--share 0.1 --seeds 1"
+	$(BIN)/python benchmarks/sixteen.py $(SIXTEEN)
+
+bench-zjets: $(STAMP)  ## aMC@NLO weights: leading order reweighted to next-to-leading; ZJETS=directory of the two files
+	$(BIN)/python benchmarks/zjets.py $(ZJETS)
 
 lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff check .

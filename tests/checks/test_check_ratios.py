@@ -59,14 +59,19 @@ def test_a_training_that_runs_away_fails():
 
 
 @pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
-def test_an_overfitted_ratio_fails():
-    """With as many coefficients as events a ratio closes in every feature, and E_q[r] is 1; it is still wrong."""
-    few = samples(1500)
-    made = TrainingOptions(**OPTIONS)
+@pytest.mark.parametrize("over", [True, False])
+def test_an_overfitted_ratio_fails(monkeypatch, over):
+    """Nearly as many coefficients as events, and nothing that holds them: E_q[r] is 1, and r is overconfident."""
+    if over:
+        monkeypatch.setattr("nuratio.training.linear._RIDGES", np.array([1e-6]))
+    few, made = samples(1500), TrainingOptions(**OPTIONS)
     est = train(few, method="linear", method_options={"features": 600}, options=made, progress=False)
-    failed = {c.name for c in check_ratios(est, few).checks if not c.passed}
-    assert "two-sample test" in failed
-    assert not any(name.startswith(("mean", "normalisation")) for name in failed)
+    checks = check_ratios(est, few).checks
+    failed = {c.name for c in checks if not c.passed}
+    assert ({"calibration", "closure in ratio"} <= failed) == over
+    assert not any(name.startswith(("normalisation", "mean of x")) for name in failed)
+    if over:
+        assert all(c.value < 0 for c in checks if c.name == "calibration")
 
 
 def test_too_short_a_training_fails():

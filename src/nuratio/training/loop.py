@@ -45,7 +45,7 @@ class Split:
 def split_events(event_ids: NDArray[np.int64], options: TrainingOptions) -> list[Split]:
     """One split per network, fold-major (network m belongs to fold m // ensemble); all rows of one id go together.
 
-    The members of a fold hold out different events, so that together they learn from all of them.
+    Networks hold out different events, so that together they learn from all of them.
     """
     fold = fold_of(event_ids, options.folds, options.fold_seed)
     buckets = round(1 / options.validation_fraction)
@@ -53,7 +53,7 @@ def split_events(event_ids: NDArray[np.int64], options: TrainingOptions) -> list
     splits = []
     for k in range(options.folds):
         for member in range(options.ensemble):
-            seen, held_out = fold != k, bucket == member % buckets
+            seen, held_out = fold != k, bucket == (k * options.ensemble + member) % buckets
             splits.append(
                 Split(np.flatnonzero(seen & ~held_out), np.flatnonzero(seen & held_out), np.flatnonzero(~seen))
             )
