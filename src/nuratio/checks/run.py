@@ -64,6 +64,7 @@ def check_analysis(
     inputs: str | Path | None = None,
     cache: str | Path | None = None,
     progress: bool | None = None,
+    device: str = "cpu",
 ) -> dict[str, CheckReport]:
     """Check every unbinned region of a configuration, and the likelihood of all; arguments as for `train_all`.
 
@@ -81,7 +82,7 @@ def check_analysis(
     """
     settings = config if isinstance(config, Config) else Config.read(config, inputs=inputs)
     where = Path(f"{Path(config).stem}.nuratio-cache") if cache is None and not isinstance(config, Config) else cache
-    trained = train_all(settings, cache=where, progress=progress)
+    trained = train_all(settings, cache=where, progress=progress, device=device)
     reports = {name: check_ratios(t.ratio, t.events.nominal, t.events.data) for name, t in trained.items()}
     if not trained:
         return reports

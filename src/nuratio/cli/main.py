@@ -77,6 +77,9 @@ _workspace_argument = click.argument("workspace", type=click.Path(path_type=Path
 
 def _config_options(command: F) -> F:
     command = click.option(
+        "--device", default="cpu", show_default=True, help="Where networks learn: cpu, or a device such as cuda."
+    )(command)
+    command = click.option(
         "--cache",
         type=click.Path(path_type=Path),
         help="Trained networks [default: CONFIG.nuratio-cache].",
@@ -172,11 +175,11 @@ def demo(directory: Path, seed: int, no_plots: bool) -> None:
 @cli.command()
 @_config_argument
 @_config_options
-def train(config: Path, inputs: Path | None, cache: Path | None) -> None:
+def train(config: Path, inputs: Path | None, cache: Path | None, device: str) -> None:
     """Train every network CONFIG asks for; what is in the cache is not trained again."""
     from nuratio.workspace.build import train_all
 
-    trained = train_all(config, inputs=inputs, cache=cache)
+    trained = train_all(config, inputs=inputs, cache=cache, device=device)
     _emit(
         {region: {"trained": t.new, "cache": dict(t.keys), "report": t.ratio.report} for region, t in trained.items()}
     )
@@ -187,7 +190,9 @@ def train(config: Path, inputs: Path | None, cache: Path | None) -> None:
 @_config_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file [default: stdout].")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a page of HTML with pictures.")
-def check(config: Path, inputs: Path | None, cache: Path | None, output: Path | None, report: Path | None) -> None:
+def check(
+    config: Path, inputs: Path | None, cache: Path | None, device: str, output: Path | None, report: Path | None
+) -> None:
     """Check what CONFIG trains, on events no network has seen; fails (exit code 2) if a check does.
 
     Observed data are fitted to see how far single networks move the result; the result itself is not told.
@@ -196,7 +201,7 @@ def check(config: Path, inputs: Path | None, cache: Path | None, output: Path | 
 
     if report is not None:
         from nuratio.plots.checks import write_page  # without matplotlib, said before the work
-    reports = check_analysis(config, inputs=inputs, cache=cache)
+    reports = check_analysis(config, inputs=inputs, cache=cache, device=device)
     for region, found in reports.items():
         click.echo(f"{region}\n{found}\n", err=True)
     if report is not None:
@@ -211,14 +216,16 @@ def check(config: Path, inputs: Path | None, cache: Path | None, output: Path | 
 @_config_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The workspace [default: CONFIG's name].")
 @click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
-def build(config: Path, inputs: Path | None, cache: Path | None, output: Path | None, overwrite: bool) -> None:
+def build(
+    config: Path, inputs: Path | None, cache: Path | None, device: str, output: Path | None, overwrite: bool
+) -> None:
     """Build the workspace of CONFIG, training what is missing."""
     from nuratio.workspace.build import build as build_workspace
 
     target = Path(config.stem) if output is None else output
     if target.exists() and not overwrite:
         raise InvalidConfig(f"{target} exists; choose another --output or give --overwrite")
-    workspace = build_workspace(config, inputs=inputs, cache=cache)
+    workspace = build_workspace(config, inputs=inputs, cache=cache, device=device)
     workspace.save(target, overwrite=overwrite)
     _emit({"workspace": str(target)} | _summary(workspace))
 

@@ -125,7 +125,7 @@ class Separate:
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Mean over networks of the ratios, a column for each part."""
-        groups = outputs[..., 0].unflatten(0, (-1, self.parts))
+        groups: Tensor = outputs[..., 0].unflatten(0, (-1, self.parts))  # type: ignore[no-untyped-call]
         return groups.exp().mean(dim=0).T
 
     def ratios(self, combined: Floats) -> Floats:

@@ -34,7 +34,7 @@ def absolute(events: SimulatedEvents) -> Objective:
 def dropped(events: SimulatedEvents) -> Objective:
     """Events of the wrong sign left out."""
     kept = events.signed.clamp(min=0)
-    totals = torch.zeros(len(events.samples), dtype=kept.dtype).index_add_(0, events.sample, kept)
+    totals = torch.zeros(len(events.samples)).to(kept).index_add_(0, events.sample, kept)
     return direct(events, BCE(), "bce", kept * len(kept) / totals[events.sample])
 
 

@@ -129,7 +129,7 @@ def _random_layer(
     """Networks of one random hidden layer: kinks all over the events, in random directions."""
     generator = torch.Generator().manual_seed(seed)
     networks = NetworkStack([events.x.shape[1], features, outputs], members)
-    networks.standardise(events.x.numpy(), events.mixed.double().numpy())
+    networks.standardise(events.x.cpu().numpy(), events.mixed.cpu().double().numpy())
     direction = torch.randn((members, events.x.shape[1], features), generator=generator, dtype=torch.float32)
     at = torch.randn((members, events.x.shape[1], features), generator=generator, dtype=torch.float32)
     with torch.no_grad():
@@ -146,6 +146,6 @@ def _features(
     weight, bias = networks.weights[0][member].detach(), networks.biases[0][member].detach()
     for start in range(0, len(rows), _CHUNK):
         some = torch.from_numpy(rows[start : start + _CHUNK])
-        hidden = silu((events.x[some] - center) * scale @ weight + bias).double().numpy()
-        q, p = (weights[some].double().numpy() for weights in (events.reference, events.signed))
-        yield q, p, events.sample[some].numpy(), np.column_stack([hidden, np.ones(len(hidden))])
+        hidden = silu((events.x[some].cpu() - center) * scale @ weight + bias).double().numpy()
+        q, p = (weights[some].cpu().double().numpy() for weights in (events.reference, events.signed))
+        yield q, p, events.sample[some].cpu().numpy(), np.column_stack([hidden, np.ones(len(hidden))])

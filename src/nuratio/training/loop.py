@@ -21,7 +21,7 @@ from nuratio.ratios.options import TrainingOptions
 from nuratio.training.checkpoint import Checkpoint, State
 from nuratio.training.progress import progress_bar
 
-__all__ = ["Loss", "Split", "fit_networks", "split_events"]
+__all__ = ["Loss", "Split", "fit_networks", "require_device", "split_events"]
 
 Loss = Callable[[Tensor, slice], Tensor]
 """(rows, members) -> weighted loss per event: ``rows``, shape (m, b), are the events of each of these m models."""
@@ -31,6 +31,14 @@ _VALIDATION_SEED = 0x5EED  # offset from the fold seed: being held out is indepe
 _TOLERANCE = 2.0  # standard errors by which a state may be worse than the best
 _CHUNK = 16384  # events per evaluation of the held-out loss
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
+
+
+def require_device(device: str) -> None:
+    """Raise `InvalidData` if torch cannot use a device; said before any work."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidData(f"torch cannot use device {device!r}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +206,11 @@ class _Descent:
         optimiser = self._optimiser.state_dict()
         arrays: dict[str, NDArray[Any]] = {"generator": self._generator.get_state().numpy()}
         for i, (parameter, kept) in enumerate(zip(self._parameters, self._kept, strict=True)):
-            moments = {name: moment.numpy().copy() for name, moment in optimiser["state"][i].items()}
-            arrays |= {f"parameter.{i}": parameter.detach().numpy().copy(), f"kept.{i}": kept.numpy().copy()}
+            moments = {name: moment.cpu().numpy().copy() for name, moment in optimiser["state"][i].items()}
+            arrays |= {
+                f"parameter.{i}": parameter.detach().cpu().numpy().copy(),
+                f"kept.{i}": kept.cpu().numpy().copy(),
+            }
             arrays |= {f"{name}.{i}": moment for name, moment in moments.items()}
         arrays |= {f"best.{m}": losses for m, losses in enumerate(self._best)}
         values = {
@@ -243,4 +254,4 @@ def _held_out_losses(loss: Loss, split: Split, member: int) -> NDArray[np.float6
             loss(rows[:, start : start + _CHUNK], slice(member, member + 1))[0]
             for start in range(0, rows.shape[1], _CHUNK)
         ]
-    return torch.cat(losses).double().numpy()
+    return torch.cat(losses).cpu().double().numpy()

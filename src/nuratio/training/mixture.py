@@ -28,7 +28,7 @@ def mixture(events: SimulatedEvents) -> Objective:
 
 def rosmm(events: SimulatedEvents) -> Objective:
     """A binary classifier of each part against q, with networks of its own."""
-    share = torch.tensor(list(events.training_fractions.values()), dtype=events.mixed.dtype)
+    share = torch.tensor(list(events.training_fractions.values()), dtype=torch.float64).to(events.mixed)
 
     def cost(outputs: Tensor, rows: Tensor, group: Tensor) -> Tensor:
         u, own = outputs[..., 0], events.part[rows] == group[:, None]

@@ -5,7 +5,7 @@ outputs at them, with the head that turns trained outputs into ratios.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -102,6 +102,11 @@ class SimulatedEvents:
             absolute=weights(lambda p, e: np.abs(e.weights) / gross(p.sample)),
         )
 
+    def to(self, device: str) -> "SimulatedEvents":
+        """The same with its tensors on a device."""
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
+
 
 @dataclass(frozen=True, eq=False)
 class Objective:
@@ -149,12 +154,13 @@ def train_networks(
     members = options.folds * options.ensemble * objective.groups
     networks = NetworkStack([len(features), *options.hidden, len(objective.start)], members)
     if begin is None:
-        networks.standardise(events.x.numpy(), events.mixed.double().numpy())
+        networks.standardise(events.x.cpu().numpy(), events.mixed.cpu().double().numpy())
         networks.initialise(generator, objective.start)
     else:
         networks.load_state_dict(begin.state_dict())
+    networks.to(events.x.device)
     width = objective.groups if objective.joint else 1  # networks of a model
-    group = torch.arange(members // width) % objective.groups
+    group = torch.arange(members // width, device=events.x.device) % objective.groups
     splits = [split for split in split_events(events.ids, options) for _ in range(objective.groups // width)]
 
     def loss(rows: Tensor, chosen: slice) -> Tensor:
@@ -176,13 +182,14 @@ def train_networks(
         checkpoint=checkpoint,
         watch=watch,
     )
+    numbers = watch() if watch else {}
     return RatioEstimator(
         components=objective.components,
         reference_fractions=events.reference_fractions,
         head=objective.head,
         normalisation={part.name: (1.0, 0.0) for part in objective.components},
-        networks=CrossFit(networks, features, options),
-        report=report | (watch() if watch else {}),
+        networks=CrossFit(networks.cpu(), features, options),
+        report=report | numbers,
     )
 
 

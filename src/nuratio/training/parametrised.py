@@ -8,6 +8,7 @@ they have to lie is seen at a point that is left out.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from warnings import warn
 
@@ -27,7 +28,8 @@ from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.parametrised import ParametrisedEstimator, Theta, label_of, theta_values
 from nuratio.training.baselines import BIAS
-from nuratio.training.loop import fit_networks, split_events
+from nuratio.training.checkpoint import Checkpoint, fingerprint
+from nuratio.training.loop import fit_networks, require_device, split_events
 from nuratio.training.statistics import check_statistics
 
 __all__ = ["train_parametrised"]
@@ -72,6 +74,8 @@ def train_parametrised(
     seed: int = 0,
     options: TrainingOptions | None = None,
     progress: bool | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "cpu",
 ) -> ParametrisedEstimator:
     """Train r(x; theta) = p(x|theta) / q(x) with one network for all theta.
 
@@ -97,6 +101,10 @@ def train_parametrised(
         None: `TrainingOptions()`.
     progress : bool or None
         Show a progress bar on stderr; None: on a terminal, if it takes long.
+    checkpoint : path or None
+        A file to continue from after an interruption; see `nuratio.train`.
+    device : str
+        Where networks learn; see `nuratio.train`.
 
     Returns
     -------
@@ -128,6 +136,7 @@ def train_parametrised(
     of N(theta, 1) are fitted after training on some 10 000 events at each of five points, estimates were off by up to
     0.7 of their error, mostly towards the middle of the points, and by up to 1.8 after a short training.
     """
+    require_device(device)
     options = TrainingOptions() if options is None else options
     names = tuple(names)
     numerator = _with_columns(samples, names) if isinstance(samples, EventSample) else _at_points(samples, names)
@@ -151,20 +160,28 @@ def train_parametrised(
     networks = NetworkStack([len(events.names), *options.hidden, 1], options.folds * options.ensemble)
     networks.standardise(x, np.abs(of_p) + of_q)
     networks.initialise(generator, head.loss.output(torch.ones(1, dtype=torch.float32)).tolist())
-    inputs, weight_p, weight_q = (torch.from_numpy(array.astype(np.float32)) for array in (x, of_p, of_q))
+    networks.to(device)
+    inputs, weight_p, weight_q = (torch.from_numpy(array.astype(np.float32)).to(device) for array in (x, of_p, of_q))
+    kept = None
+    if checkpoint is not None:
+        settings = {"names": names, "loss": name, "loss_options": dict(loss_options or {}), "seed": seed}
+        trained_on = {"numerator": events, "reference": q}
+        kept = Checkpoint.open(checkpoint, fingerprint(trained_on, **settings, options=options.to_dict()))
 
     def cost(rows: Tensor, chosen: slice) -> Tensor:
         u = networks(inputs[rows], chosen)[..., 0]
         return weight_p[rows] * head.loss.numerator(u) + weight_q[rows] * head.loss.denominator(u)
 
     splits = split_events(ids, options)
-    report |= fit_networks(networks, cost, splits, options, generator, label=_WHAT, progress=progress)
+    report |= fit_networks(networks, cost, splits, options, generator, label=_WHAT, progress=progress, checkpoint=kept)
+    if kept:
+        kept.remove()
     estimator = ParametrisedEstimator(
         parameters=names,
         bounds=numerator.bounds,
         head=head,
         pool=Pool(q.features, q.weights / q.total, q.ids, np.zeros(len(q), dtype=np.int64), ("reference",)),
-        networks=CrossFit(networks, events.names, options),
+        networks=CrossFit(networks.cpu(), events.names, options),
         report=report,
     )
     return _checked(estimator, numerator.points)

@@ -103,7 +103,7 @@ def _moments(phi: Tensor, weights: Tensor) -> Tensor:
 
 def _lowest(g_q: Tensor, g_p: Tensor) -> tuple[float, Tensor]:
     """The lowest eigenvalue of G_q^-1 G_p and its vector; directions that no event has count as zero."""
-    ridge = _RIDGE * g_q.trace() / len(g_q) * torch.eye(len(g_q), dtype=g_q.dtype)
+    ridge = _RIDGE * g_q.trace() / len(g_q) * torch.eye(len(g_q)).to(g_q)
     root = torch.linalg.inv(torch.linalg.cholesky(g_q + ridge))
     values, vectors = torch.linalg.eigh(root @ g_p @ root.T)
     return float(values[0]), root.T @ vectors[:, 0]

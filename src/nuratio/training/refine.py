@@ -4,6 +4,7 @@
 `refined` lets all networks go on learning under a loss of the signed ratios.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -33,11 +34,12 @@ def refined(events: SimulatedEvents, loss: Loss, *, separate: bool = False) -> O
     """
     whole = whole_samples(events.samples)
     t, rho = tuple(events.training_fractions.values()), tuple(events.reference_fractions.values())
-    log_t, log_rho = (torch.tensor(f, dtype=events.mixed.dtype).log() for f in (t, rho))
+    log_t, log_rho = (torch.tensor(f, dtype=torch.float64).log().to(events.mixed) for f in (t, rho))
     total = {part.sample: part.total for part in whole}
     mix = torch.tensor(
         [[p.total / total[p.sample] * (p.sample == w.name) for p in events.parts] for w in whole],
         dtype=torch.float64,
+        device=events.x.device,
     )
 
     def risk(log_parts: Tensor, rows: Tensor) -> Tensor:
@@ -53,12 +55,12 @@ def refined(events: SimulatedEvents, loss: Loss, *, separate: bool = False) -> O
 
     if separate:
         return Objective(events.parts, [0.0], of_separate, Separate(len(t)), groups=len(t), joint=True)
-    return Objective(events.parts, log_t.tolist(), of_softmax, Softmax(t, rho))
+    return Objective(events.parts, [math.log(share) for share in t], of_softmax, Softmax(t, rho))
 
 
 def lowest_ratio(estimator: RatioEstimator, events: SimulatedEvents) -> float:
     """The lowest net ratio of any sample at the events, by networks that have not seen them."""
-    table = estimator.ratios(events.x.numpy(), event_ids=events.ids)
+    table = estimator.ratios(events.x.cpu().numpy(), event_ids=events.ids)
     return min(float(estimator.net(table, name).min()) for name in events.samples)
 
 

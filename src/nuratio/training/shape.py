@@ -20,7 +20,7 @@ from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
 from nuratio.training.checkpoint import Checkpoint, fingerprint
-from nuratio.training.loop import fit_networks, split_events
+from nuratio.training.loop import fit_networks, require_device, split_events
 from nuratio.training.statistics import check_statistics
 
 __all__ = ["SHAPE_OPTIONS", "train_shape"]
@@ -44,6 +44,7 @@ def train_shape(
     options: TrainingOptions | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
+    device: str = "cpu",
 ) -> ShapeEstimator:
     """Train D1, D2 of ln[p(x|alpha) / p(x|0)] = alpha D1 + alpha^2 D2 from simulations at alpha = +1 and -1.
 
@@ -65,6 +66,8 @@ def train_shape(
         Show a progress bar on stderr; None: on a terminal, if it takes long.
     checkpoint : path or None
         A file to continue from after an interruption; see `nuratio.train`.
+    device : str
+        Where networks learn; see `nuratio.train`.
 
     Raises
     ------
@@ -81,6 +84,7 @@ def train_shape(
     LeakageWarning
         Samples of different lengths without event ids: a generated event and its variation may sit on both sides.
     """
+    require_device(device)
     options = SHAPE_OPTIONS if options is None else options
     varied = {direction: v for direction, v in (("up", up), ("down", down)) if v is not None}
     given = {f"{name}: {which}": events for which, events in ({"nominal": nominal} | varied).items()}
@@ -106,8 +110,9 @@ def train_shape(
     generator = torch.Generator().manual_seed(seed)
     networks.standardise(nominal.features, np.abs(nominal.weights))
     networks.initialise(generator, [0.0] * len(varied))
-    events, weights = torch.from_numpy(x), torch.from_numpy(weight)
-    alpha = torch.tensor([_ALPHA[direction] for direction in varied], dtype=torch.float32)
+    networks.to(device)
+    events, weights = torch.from_numpy(x).to(device), torch.from_numpy(weight).to(device)
+    alpha = torch.tensor([_ALPHA[direction] for direction in varied], dtype=torch.float32, device=device)
     powers = torch.stack([alpha, alpha**2])[: len(varied)]  # (outputs, directions); linear with one direction
 
     def loss(rows: Tensor, members: slice) -> Tensor:
@@ -121,7 +126,7 @@ def train_shape(
     history = fit_networks(networks, loss, splits, options, generator, label=name, progress=progress, checkpoint=kept)
     if kept:
         kept.remove()
-    return ShapeEstimator(CrossFit(networks, nominal.names, options), report | history)
+    return ShapeEstimator(CrossFit(networks.cpu(), nominal.names, options), report | history)
 
 
 def _require_comparable(name: str, given: Mapping[str, EventSample]) -> None:

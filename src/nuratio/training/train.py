@@ -32,6 +32,7 @@ from nuratio.training.checkpoint import Checkpoint, fingerprint
 from nuratio.training.choice import choose, pilot_rho
 from nuratio.training.direct import direct
 from nuratio.training.linear import train_linear
+from nuratio.training.loop import require_device
 from nuratio.training.mixture import mixture, rosmm
 from nuratio.training.objective import Objective, SimulatedEvents, train_networks, whole_samples
 from nuratio.training.pole import PoleWatch
@@ -81,6 +82,7 @@ def train(
     options: TrainingOptions | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
+    device: str = "cpu",
 ) -> RatioEstimator:
     """Train the density ratios of samples to a common positive reference density q.
 
@@ -111,6 +113,9 @@ def train(
     checkpoint : path or None
         A file for the state of the training, written every ten seconds or more and deleted in the end. After an
         interruption the same call continues from it, to the same networks bit for bit. (``linear`` needs none.)
+    device : str
+        Where networks learn: ``cpu``, or a device of torch such as ``cuda``, which pays for large networks. They are
+        evaluated on the CPU.
 
     Returns
     -------
@@ -144,6 +149,7 @@ def train(
     if method not in METHODS:
         raise UnknownName(f"no training method {method!r}; {did_you_mean(method, METHODS, 'methods')}")
     _require_comparable(samples)
+    require_device(device)
     options = TrainingOptions() if options is None else options
     parts = {part.name: events for part, events in split_by_sign(samples).items()}
     report = check_statistics({**samples, **parts}, options)
@@ -160,7 +166,7 @@ def train(
 
     def learn(name: str, some: Mapping[str, EventSample]) -> RatioEstimator:
         training = partial(train_networks, seed=seed, options=options, progress=progress, checkpoint=kept)
-        learned = _learn(name, chosen, SimulatedEvents.of(some, reference), seed, options, training)
+        learned = _learn(name, chosen, SimulatedEvents.of(some, reference).to(device), seed, options, training)
         return replace(learned, normalisation=_normalisation(learned, learned.pool(some)))
 
     if method == "auto":

@@ -67,6 +67,7 @@ def train_all(
     inputs: str | Path | None = None,
     cache: str | Path | None = None,
     progress: bool | None = None,
+    device: str = "cpu",
 ) -> dict[str, Trained]:
     """Train every network a configuration needs, or take it from the cache.
 
@@ -79,6 +80,8 @@ def train_all(
         Directory of trained networks; by default ``<name of the config>.nuratio-cache`` in the working directory.
     progress : bool, optional
         Show progress bars on stderr; None: where it takes long.
+    device : str
+        Where networks learn: ``cpu``, or a device of torch such as ``cuda``.
 
     Returns
     -------
@@ -86,8 +89,9 @@ def train_all(
         Unbinned region -> `Trained`.
     """
     config, cache = _resolve(config, inputs, cache)
+    running = {"progress": progress, "device": device}
     return {
-        region["Name"]: _train_region(config, region, read_region(config, region, progress=progress), cache, progress)
+        region["Name"]: _train_region(config, region, read_region(config, region, progress=progress), cache, running)
         for region in config.regions
         if region.get("Type") == "unbinned"
     }
@@ -99,10 +103,11 @@ def build(
     inputs: str | Path | None = None,
     cache: str | Path | None = None,
     progress: bool | None = None,
+    device: str = "cpu",
 ) -> Workspace:
     """The workspace of a configuration; arguments as for `train_all`."""
     config, cache = _resolve(config, inputs, cache)
-    return assemble(config, train_all(config, cache=cache, progress=progress), progress=progress)
+    return assemble(config, train_all(config, cache=cache, progress=progress, device=device), progress=progress)
 
 
 def assemble(config: Config, trained: Mapping[str, Trained], *, progress: bool | None = None) -> Workspace:
@@ -171,7 +176,7 @@ def _resolve(config: str | Path | Config, inputs: str | Path | None, cache: str 
 
 
 def _train_region(
-    config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, progress: bool | None
+    config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, running: Mapping[str, Any]
 ) -> Trained:
     from nuratio.ratios.options import TrainingOptions
     from nuratio.training.calibration import calibrate
@@ -189,7 +194,7 @@ def _train_region(
     )
     key = content_key("ratio", events.nominal, how | {"options": options.to_dict()})
     kept = cache / f"ratio-{key}"
-    fit = partial(train, events.nominal, **how, options=options, progress=progress, checkpoint=kept / CHECKPOINT)
+    fit = partial(train, events.nominal, **how, options=options, **running, checkpoint=kept / CHECKPOINT)
     ratio, first = load_or_train(RatioEstimator, kept, fit)
     if settings.get("Calibrate", False):
         ratio = calibrate(ratio, events.nominal)
@@ -223,7 +228,7 @@ def _train_region(
                 name=label,
                 seed=seed,
                 options=shape_options,
-                progress=progress,
+                **running,
                 checkpoint=kept / CHECKPOINT,
             )
             shapes[part.name, name], trained_now = load_or_train(ShapeEstimator, kept, fit_shape)
