@@ -89,11 +89,28 @@ def test_the_reference_mixture_of_ratios_is_one(est, x):
 
 
 def test_a_change_of_reference_is_a_common_factor(est, x):
-    """The reference drops out of ratios of ratios; r of the reference sample is 1 (before z) everywhere."""
-    to_sm = estimator(reference={"sm": 1.0, "int[+]": 0.0, "int[-]": 0.0}).ratios(x)
-    np.testing.assert_allclose(to_sm["sm"] * est.normalisation["sm"][0], 1, rtol=1e-12)
-    pooled = est.ratios(x)
-    np.testing.assert_allclose(to_sm["int[+]"] / to_sm["sm"], pooled["int[+]"] / pooled["sm"], rtol=1e-10)
+    """In each network the reference drops out of ratios of ratios; r of the reference sample is 1 (before z)."""
+    named = estimator(reference={"sm": 1.0, "int[+]": 0.0, "int[-]": 0.0})
+    np.testing.assert_allclose(named.ratios(x)["sm"] * est.normalisation["sm"][0], 1, rtol=1e-12)
+    for member in range(6):
+        to_sm, pooled = (e.ratios(x, member=member) for e in (named, est))
+        np.testing.assert_allclose(to_sm["int[+]"] / to_sm["sm"], pooled["int[+]"] / pooled["sm"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("reference", [FRACTIONS, {"sm": 1.0, "int[+]": 0.0, "int[-]": 0.0}])
+def test_the_ratio_is_the_mean_of_those_of_single_networks(reference, x):
+    """So E_q[r] is the mean of what single networks have: what is measured fold by fold is right for their mean."""
+    some = estimator(reference=reference)
+    single = [some.ratios(x, member=member) for member in range(6)]
+    for name in some.parts:
+        np.testing.assert_allclose(some.ratios(x)[name], np.mean([t[name] for t in single], axis=0), rtol=1e-12)
+    ids = np.arange(len(x))
+    single = [some.ratios(x, event_ids=ids, member=member) for member in range(2)]
+    for name in some.parts:
+        together = some.ratios(x, event_ids=ids)[name]
+        np.testing.assert_allclose(together, np.mean([t[name] for t in single], axis=0), rtol=1e-12)
+    with pytest.raises(InvalidData, match="no member 2 of 2"):
+        some.ratios(x, event_ids=ids, member=2)
 
 
 def test_ratios_are_those_of_the_mean_probability(est, x):

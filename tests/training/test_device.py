@@ -62,7 +62,9 @@ def test_a_missing_device_is_named_before_the_work():
         train_shape(flat, flat, device="no such")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: the objectives were tested with tensors without values")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU here: the objectives were tested with tensors without values"
+)
 @pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
 @pytest.mark.parametrize("method", ["mixture", "rosmm", "lsif", "pare", "rosmm_r", "auto"])
 def test_a_gpu_learns_the_same(method):

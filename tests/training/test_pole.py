@@ -83,9 +83,10 @@ def test_rho_auto_moves_the_pole_away_until_it_is_right(monkeypatch):
     assert len(tried) >= 2
     for before, after in pairwise(tried):
         assert before["eigenvalue"] < 0
-        assert after["rho"] ** 2 == pytest.approx(2 * before["rho"] ** 2)
+        assert after["rho"] ** 2 >= 2 * before["rho"] ** 2
+        assert after["rho"] ** 2 >= 3.99 * (before["rho"] ** 2 - before["eigenvalue"])  # four times the lowest average
     assert tried[-1] == {"rho": pole["rho"], "eigenvalue": pole["eigenvalue"]}
-    assert est.head.loss.rho == pole["rho"] > 1.4  # r(0) = -2
+    assert est.head.loss.rho == pole["rho"] > 1.1  # averages of r reach below -1; r(0) = -2
     assert pole["pole"] == pytest.approx(-(pole["rho"] ** 2))
     assert pole["pole"] < pole["lowest_ratio"] < -1
     x = np.random.default_rng(7).normal(0, 1.5, 20_000)
@@ -101,8 +102,8 @@ def test_of_many_events_some_of_every_sample_are_looked_at(monkeypatch):
 
 def test_it_does_not_go_on_for_ever(monkeypatch):
     monkeypatch.setattr(training, "pilot_rho", lambda events: 1e-3)
-    monkeypatch.setattr(training, "_MOST_POLES", 2)
-    with pytest.raises(PoleTooNear, match=r"rho = 0\.001414"):
+    monkeypatch.setattr(training, "_MOST_POLES", 1)
+    with pytest.raises(PoleTooNear, match=r"rho = 0\.001:"):
         train(dip(12_000, 1), method="pare", method_options={"rho": "auto"}, options=OPTIONS, progress=False)
 
 

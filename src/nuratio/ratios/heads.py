@@ -44,7 +44,8 @@ class Softmax:
 
         r_k = (s_k / t_k) / sum_j (rho_j s_j / t_j),
 
-    s being the mean over networks. For the pooled reference (rho = t) r_k = s_k / rho_k, at most 1 / rho_k.
+    and the ratios of several networks are averaged, so that each of them has its share in E_q[r]. For the pooled
+    reference (rho = t) r_k = s_k / rho_k, at most 1 / rho_k.
 
     Attributes
     ----------
@@ -56,15 +57,15 @@ class Softmax:
     reference: tuple[float, ...]
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """Log of the mean over networks of the probabilities."""
-        return torch.log_softmax(outputs, dim=-1).logsumexp(dim=0) - math.log(len(outputs))
+        """Log of the mean over networks of the ratios."""
+        t, rho = (torch.tensor(f, dtype=outputs.dtype).log() for f in (self.training, self.reference))
+        log_s = torch.log_softmax(outputs, dim=-1) - t  # ln(s_k / t_k)
+        log_r = log_s - (log_s + rho).logsumexp(dim=-1, keepdim=True)
+        return log_r.logsumexp(dim=0) - math.log(len(outputs))
 
     def ratios(self, combined: Floats) -> Floats:
         """See `Head`."""
-        log_s = combined - np.log(self.training)  # ln(s_k / t_k)
-        with np.errstate(divide="ignore"):
-            log_q = np.logaddexp.reduce(log_s + np.log(self.reference), axis=1)
-        return np.asarray(np.exp(log_s - log_q[:, None]))
+        return np.asarray(np.exp(combined))
 
     def to_dict(self) -> dict[str, Any]:
         """See `Head`."""

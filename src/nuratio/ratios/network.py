@@ -85,6 +85,13 @@ class NetworkStack(nn.Module):
             h = torch.baddbmm(bias[members], nn.functional.silu(h, inplace=inplace) if layer else h, weight[members])
         return h * self.get_buffer("output_scale")
 
+    def last_hidden(self, x: Tensor, member: int) -> Tensor:
+        """What the last layer of one network combines, and a constant; shape (n, h + 1) in float64, x (n, d)."""
+        h = (x - self.get_buffer("center")) * self.get_buffer("inverse_scale")
+        for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
+            h = nn.functional.silu(h @ weight[member] + bias[member])
+        return torch.cat([h, torch.ones_like(h[:, :1])], dim=1).double()
+
     def evaluate(
         self, x: NDArray[np.float32], members: slice, combine: Callable[[Tensor], Tensor]
     ) -> NDArray[np.float64]:

@@ -288,12 +288,11 @@ def _ratios(head: Head, graph: _Graph, outputs: str, members: int) -> str:
 
 @_ratios.register
 def _(head: Softmax, graph: _Graph, outputs: str, members: int) -> str:
-    # sums over networks in place of means: the factor is the same in all parts and drops out
-    log_s = graph("ReduceLogSumExp", graph("LogSoftmax", outputs, axis=-1), [0], keepdims=0)
-    log_s = graph("Sub", log_s, np.log(head.training))
+    log_s = graph("Sub", graph("LogSoftmax", outputs, axis=-1), np.log(head.training))
     in_q = np.flatnonzero(head.reference)
-    terms = graph("Add", graph("Gather", log_s, in_q, axis=1), np.log(np.array(head.reference)[in_q]))
-    return graph("Exp", graph("Sub", log_s, graph("ReduceLogSumExp", terms, [1], keepdims=1)))
+    terms = graph("Add", graph("Gather", log_s, in_q, axis=2), np.log(np.array(head.reference)[in_q]))
+    log_q = graph("ReduceLogSumExp", terms, [2], keepdims=1)
+    return _mean(graph, graph("Exp", graph("Sub", log_s, log_q)))
 
 
 @_ratios.register

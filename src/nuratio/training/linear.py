@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import silu
 
 from nuratio.data.split import fold_of
 from nuratio.ratios.crossfit import CrossFit
@@ -72,7 +71,7 @@ def _moments(
     events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64], samples: int
 ) -> tuple[Floats, Floats]:
     """Sums of q phi phi^T, shape (h, h), and of p phi for every sample, (h, samples)."""
-    size = networks.weights[0].shape[-1] + 1
+    size = networks.weights[-1].shape[1] + 1
     gram, signed = np.zeros((size, size)), np.zeros((size, samples))
     for q, p, sample, phi in _features(events, networks, member, rows):
         gram += phi.T @ (q[:, None] * phi)
@@ -142,10 +141,9 @@ def _features(
     events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64]
 ) -> Iterator[tuple[Floats, Floats, NDArray[np.int64], Floats]]:
     """Some events at a time: q and p, each (m,), the sample, and features with a constant, (m, h)."""
-    center, scale = networks.get_buffer("center"), networks.get_buffer("inverse_scale")
-    weight, bias = networks.weights[0][member].detach(), networks.biases[0][member].detach()
     for start in range(0, len(rows), _CHUNK):
         some = torch.from_numpy(rows[start : start + _CHUNK])
-        hidden = silu((events.x[some].cpu() - center) * scale @ weight + bias).double().numpy()
+        with torch.no_grad():
+            phi = networks.last_hidden(events.x[some].cpu(), member).numpy()
         q, p = (weights[some].cpu().double().numpy() for weights in (events.reference, events.signed))
-        yield q, p, events.sample[some].cpu().numpy(), np.column_stack([hidden, np.ones(len(hidden))])
+        yield q, p, events.sample[some].cpu().numpy(), phi

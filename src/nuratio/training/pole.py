@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
 
 from nuratio.errors import PoleTooNear
 from nuratio.ratios.losses import Loss
@@ -58,7 +57,7 @@ class PoleWatch:
             rows = torch.from_numpy(split.validation[:: -(-len(split.validation) // _MOST)])  # of all samples
             with torch.no_grad():
                 x = self.events.x[rows]
-                phi = _last_hidden(networks, x, m)
+                phi = networks.last_hidden(x, m)
                 r = self.loss.ratio(networks(x[None], slice(m, m + 1))[0].double())
             lowest_ratio = min(lowest_ratio, float(r.min()))
             q, p = (weights[rows].double() for weights in (self.events.reference, self.events.signed))
@@ -107,11 +106,3 @@ def _lowest(g_q: Tensor, g_p: Tensor) -> tuple[float, Tensor]:
     root = torch.linalg.inv(torch.linalg.cholesky(g_q + ridge))
     values, vectors = torch.linalg.eigh(root @ g_p @ root.T)
     return float(values[0]), root.T @ vectors[:, 0]
-
-
-def _last_hidden(networks: NetworkStack, x: Tensor, member: int) -> Tensor:
-    """Features that the last layer of one network combines, and a constant; shape (n, h + 1), float64."""
-    h = (x - networks.get_buffer("center")) * networks.get_buffer("inverse_scale")
-    for weight, bias in list(zip(networks.weights, networks.biases, strict=True))[:-1]:
-        h = silu(h @ weight[member] + bias[member])
-    return torch.cat([h, torch.ones_like(h[:, :1])], dim=1).double()

@@ -221,7 +221,7 @@ def _objective(method: str, options: Mapping[str, Any], events: SimulatedEvents)
 
 
 def _train_pare(events: SimulatedEvents, options: dict[str, Any], training: Training) -> RatioEstimator:
-    """With its pole watched; ``rho: auto`` starts again with twice the rho^2 where ratios reach below it."""
+    """With its pole watched; ``rho: auto`` starts again where ratios reach below it, with the margin of the pilot."""
     whole_samples(events.samples)
     automatic = options.get("rho") == "auto"
     if automatic:
@@ -236,7 +236,7 @@ def _train_pare(events: SimulatedEvents, options: dict[str, Any], training: Trai
             tried.append({"rho": rho, "eigenvalue": error.eigenvalue})
             if not automatic or len(tried) == _MOST_POLES:
                 raise
-            options["rho"] = math.sqrt(2) * rho
+            options["rho"] = math.sqrt(max(2 * rho**2, _MARGIN * (rho**2 - error.eigenvalue)))
             continue
         pole = estimator.report["pole"]
         tried.append({"rho": rho, "eigenvalue": pole["eigenvalue"]})
