@@ -28,7 +28,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
 
 def test_the_commands_exist():
     commands = set(re.findall(r"`nuratio (export|import) (\w+)", PAGE))
-    assert commands == {("export", "hs3"), ("export", "root"), ("export", "parquet"), ("import", "hs3")}
+    assert commands == {*(("export", kind) for kind in ("hs3", "root", "parquet", "onnx")), ("import", "hs3")}
     assert all(kind in cli.commands[group].commands for group, kind in commands)
     for option in re.findall(r"`--(\w+)`", PAGE):
         known = [p.opts for kind in ("export", "import") for p in cli.commands[kind].commands["hs3"].params]
