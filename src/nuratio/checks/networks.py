@@ -28,7 +28,7 @@ def network_checks(fitted: CrossFitted) -> Iterator[Check]:
     """
     estimator, pool = fitted.estimator, fitted.pool
     if len(fitted.members) > 1:
-        for name in fitted.samples:
+        for name in fitted.targets:
             single = np.array([estimator.net(table, name) for table in fitted.members])
             variance = pool.weights @ single.var(axis=0, ddof=1) / len(single)
             size = pool.weights @ estimator.net(fitted.mean, name) ** 2

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from nuratio.data.sample import EventSample
 from nuratio.data.split import fold_of
-from nuratio.errors import InvalidData
 from nuratio.ratios.closure import Weighted
-from nuratio.ratios.estimator import Pool, RatioEstimator
+from nuratio.ratios.estimator import Pool, RatioEstimator, split_by_sign
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["CrossFitted", "Reweighting", "half_of", "keeping_shares"]
@@ -74,22 +73,25 @@ class CrossFitted:
         pool = self.pool
         return tuple(self.estimator.ratios(pool.features, event_ids=pool.event_ids, member=j) for j in range(count))
 
+    @cached_property
+    def targets(self) -> dict[str, EventSample]:
+        """The densities to compare with: the samples; of those whose weights cancel, the parts of either sign."""
+        found: dict[str, EventSample] = {}
+        for name, events in self.samples.items():
+            if events.cancels:
+                found |= {part.name: of_sign for part, of_sign in split_by_sign({name: events}).items()}
+            else:
+                found[name] = events
+        return found
+
     def groups(self, event_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """2 x fold + half of each event."""
         options = self.estimator.options
         return 2 * fold_of(event_ids, options.folds, options.fold_seed) + half_of(event_ids)
 
     def reweightings(self, name: str) -> list["Reweighting"]:
-        """One for each half of each fold.
-
-        Raises
-        ------
-        InvalidData
-            A sample whose weights cancel.
-        """
-        pool, events = self.pool, self.samples[name]
-        if events.cancels:
-            raise InvalidData(f"sample {name!r}: its weights cancel, so there is no density to compare with")
+        """One of the targets, for each half of each fold."""
+        pool, events = self.pool, self.targets[name]
         x, sign = self.estimator.networks.inputs(events), (events.weights < 0).astype(np.int64)
         at_pool, at_sample = self.groups(pool.event_ids), self.groups(events.ids)
         score = self.estimator.ratio(x, name, event_ids=events.ids)

@@ -38,12 +38,12 @@ def check_ratios(
     Raises
     ------
     InvalidData
-        Other samples than those of the training; a sample whose weights cancel.
+        Other samples than those of the training.
     """
     fitted = CrossFitted(estimator, samples)
     checks: list[Check] = [*normalisation_checks(fitted), *network_checks(fitted)]
     curves: list[Curve] = []
-    for name in samples:
+    for name in fitted.targets:
         found = fitted.reweightings(name)
         checks += averaged(check for half in found for check in closure_checks(half))
         curves += closure_curves(found)

@@ -38,17 +38,18 @@ _SEED = 0x2A
 
 def two_sample_checks(fitted: CrossFitted) -> Iterator[Check]:
     """The test and its control for every sample."""
-    estimator, names = fitted.estimator, list(fitted.samples)
+    estimator, names = fitted.estimator, list(fitted.targets)
     split = split_by_sign(fitted.samples)
-    rho, total = estimator.reference_fractions, {name: events.total for name, events in fitted.samples.items()}
+    target = {part: part.sample if part.sample in names else part.name for part in split}
+    rho, total = estimator.reference_fractions, {name: events.total for name, events in fitted.targets.items()}
 
     def joined(of: Callable[[Part, EventSample], NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate([of(part, events) for part, events in split.items()])
 
     x, ids = joined(lambda _, events: estimator.networks.inputs(events)), joined(lambda _, events: events.ids)
     q = joined(lambda part, events: rho[part.name] * events.weights / part.total)
-    p = joined(lambda part, events: events.weights / total[part.sample])
-    own = joined(lambda part, events: np.full(len(events), names.index(part.sample)))
+    p = joined(lambda part, events: events.weights / total[target[part]])
+    own = joined(lambda part, events: np.full(len(events), names.index(target[part])))
     index = np.repeat(np.arange(len(split)), [len(events) for events in split.values()])
     r = np.zeros((len(names), len(x)))
     for k, name in enumerate(names):
