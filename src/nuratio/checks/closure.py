@@ -17,18 +17,21 @@ Ints = NDArray[np.int64]
 
 _BINS, _PAIR_BINS, _DRAWN_BINS = 20, 6, 40
 _MOST_PAIRS = 45
-_MEAN, _CLOSURE = 0.02, 0.05
+_MEAN, _SECOND, _CLOSURE = 0.02, 0.05, 0.05
 
 
 def closure_checks(found: Reweighting) -> Iterator[Check]:
-    """Means and histograms of every feature, pairs of features, and the learned ratio itself."""
+    """Moments and histograms of every feature, pairs of features, and the learned ratio itself."""
     name, source, target = found.sample, found.source, found.target
     for label, a, b in found.columns():
-        s, t = Weighted(a, source.weights), Weighted(b, target.weights)
-        (mean_s, error_s), (mean_t, error_t) = _mean(s), _mean(t)
-        spread = float(np.std(b)) or 1.0
-        value, error = (mean_s - mean_t) / spread, float(np.hypot(error_s, error_t)) / spread
-        yield Check(f"mean of {label}", name, value, error, _MEAN, "reweighted minus true mean, in spreads")
+        spread, center = float(np.std(b)) or 1.0, float(np.mean(b))
+        for power, what, allowed in ((1, "mean", _MEAN), (2, "second moment", _SECOND)):
+            (s, error_s), (t, error_t) = (
+                _mean(Weighted(((v - center) / spread) ** power, sample.weights))
+                for v, sample in ((a, source), (b, target))
+            )
+            meaning = f"reweighted minus true {what}, in units of the spread"
+            yield Check(f"{what} of {label}", name, s - t, float(np.hypot(error_s, error_t)), allowed, meaning)
         cells, bins = quantile_cells(b, _BINS, (a, b))
         yield _closure(f"closure in {label}", name, cells, source, target, bins)
     pairs = list(combinations(range(len(found.features)), 2))[:_MOST_PAIRS]
