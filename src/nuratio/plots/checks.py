@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from nuratio.checks.report import Calibration, CheckReport, Closure, Distances, Shifts
 from nuratio.errors import InvalidData
-from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font
+from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font, legend_above
 
 __all__ = ["calibration", "closures", "distances", "shifts", "write_page"]
 
@@ -53,7 +53,10 @@ def _closure(found: Closure, top: Axes, below: Axes) -> None:
     top.axhline(0, color="black", linewidth=0.8)
     top.set_ylabel("Share of events")
     top.tick_params(labelbottom=False)
-    top.legend(prop=font(top, 0.62), title=rf"$\chi^2$ / bins = {found.chi2:.0f} / {found.bins}", frameon=False)
+    highest = float(np.max(np.r_[found.target + found.target_error, high, found.reference]))
+    title = rf"$\chi^2$ / bins = {found.chi2:.0f} / {found.bins}"
+    handles, labels = top.get_legend_handles_labels()
+    legend_above(top, handles, labels, highest, title)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, error = found.target / found.reweighted, np.abs(found.target_error / found.reweighted)
         band = np.abs(total / found.reweighted)
@@ -66,7 +69,7 @@ def _closure(found: Closure, top: Axes, below: Axes) -> None:
     for ax in (top, below):
         ax.set_xlim(edges[0], edges[-1])
     below.set_xlabel(found.quantity if found.quantity != "ratio" else "Learned ratio", loc="right")
-    below.set_ylabel("True")
+    below.set_ylabel("Ratio")
 
 
 def calibration(found: Calibration, *, ax: Axes | None = None) -> Axes:
@@ -85,13 +88,14 @@ def calibration(found: Calibration, *, ax: Axes | None = None) -> Axes:
 def distances(found: Distances, *, ax: Axes | None = None) -> Axes:
     """The distance before and after reweighting, over that of equal samples."""
     ax = figure(figsize=(5.4, 5.0))[1] if ax is None else ax
-    ax.hist(found.null, bins=8, color=YELLOW, edgecolor="black", linewidth=0.8, label="Equal samples")
+    counts, _, _ = ax.hist(found.null, bins=8, color=YELLOW, edgecolor="black", linewidth=0.8, label="Equal samples")
     ax.axvline(found.learned, color=PETROFF[0], linewidth=2.5, label="Reweighted")
     ax.axvline(found.unlearned, color=PETROFF[3], linestyle="--", linewidth=2, label="Reference")
     ax.set_xscale("log")
     ax.set_xlabel("Sliced Wasserstein distance", loc="right")
     ax.set_ylabel("Draws", loc="top")
-    ax.legend(prop=font(ax, 0.7), frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    legend_above(ax, handles, labels, float(np.max(counts)))
     ax.set_title(found.sample, loc="left", fontproperties=font(ax))
     return ax
 
