@@ -200,13 +200,15 @@ def check(
     from nuratio.checks.run import check_analysis
 
     if report is not None:
-        from nuratio.plots.checks import write_page  # without matplotlib, said before the work
+        from nuratio.plots.checks import page_at, write_page
+
+        page_at(report)  # what is wrong with it, or without matplotlib, is said before the work
     reports = check_analysis(config, inputs=inputs, cache=cache, device=device)
     for region, found in reports.items():
         click.echo(f"{region}\n{found}\n", err=True)
+    _emit({region: found.to_dict() for region, found in reports.items()}, output)
     if report is not None:
         write_page(reports, report, title=f"nuratio check {config}")
-    _emit({region: found.to_dict() for region, found in reports.items()}, output)
     if not all(found.passed for found in reports.values()):
         sys.exit(2)
 

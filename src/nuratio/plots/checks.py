@@ -15,7 +15,7 @@ from nuratio.checks.report import Calibration, CheckReport, Closure, Distances, 
 from nuratio.errors import InvalidData
 from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font, legend_above
 
-__all__ = ["calibration", "closures", "distances", "shifts", "write_page"]
+__all__ = ["calibration", "closures", "distances", "page_at", "shifts", "write_page"]
 
 _COLUMNS = 3
 
@@ -116,8 +116,8 @@ def shifts(found: Shifts, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: str = "nuratio check") -> None:
-    """Write reports (region -> report) as one HTML page: verdicts, pictures, and what each value means.
+def page_at(path: str | Path) -> Path:
+    """Where a page can be written.
 
     Raises
     ------
@@ -127,6 +127,18 @@ def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: s
     path = Path(path)
     if not path.parent.is_dir():
         raise InvalidData(f"{path}: no folder {path.parent}; make it first")
+    return path
+
+
+def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: str = "nuratio check") -> None:
+    """Write reports (region -> report) as one HTML page: verdicts, pictures, and what each value means.
+
+    Raises
+    ------
+    InvalidData
+        A folder that does not exist.
+    """
+    path = page_at(path)
     parts = [_HEAD.format(title=html.escape(title)), f"<h1>{html.escape(title)}</h1>"]
     for name, report in reports.items():
         bad = [c for c in report.checks if not c.passed]
