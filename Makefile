@@ -24,7 +24,7 @@ demo: $(STAMP)   ## ROOT ntuples to a CLs limit on a built-in example; results i
 	$(BIN)/nuratio demo demo
 
 test: $(STAMP)   ## all tests, warnings as errors, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 bench: $(STAMP)  ## compare speed, memory and precision with other tools; results in benchmarks/README.md
 	$(BIN)/python benchmarks/engine.py $(BENCH)
