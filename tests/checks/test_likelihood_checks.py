@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analytic import workspace
-from nuratio.checks.minimum import minimum_checks, with_one_network
+from nuratio.checks.minimum import minimum_check, with_one_network
 from nuratio.checks.positivity import nonpositive_share, positivity_checks
 from nuratio.checks.report import CheckReport
 from nuratio.infer.fit import fit
@@ -111,8 +111,7 @@ def shifts_of(config, trained):
     ws = assemble(config, trained)
     model = ws.model()
     best = fit(model, ws.data(model))
-    (check,), (curve,) = minimum_checks(ws, {"SR": (trained["SR"], None)}, best)
-    return check, curve
+    return minimum_check(ws, {"SR": (trained["SR"], None)}, best, model.config.poi_name)
 
 
 def with_networks(trained, change):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nuratio.checks.closure import cells_between
 from nuratio.checks.report import Calibration, Check, averaged
 from nuratio.checks.reweighting import Reweighting
 
@@ -29,14 +30,13 @@ def calibration(all_of: Sequence[Reweighting]) -> tuple[Check, Calibration]:
 
 def _binned(found: Reweighting, learned_at: Floats, bounds: Floats) -> tuple[Floats, Floats, Floats]:
     """Learned and true ratio, and the variance of the true one, in bins of the learned one."""
-    last = max(len(bounds) - 2, 0)
-    a, b = (np.clip(np.searchsorted(bounds, v, side="right") - 1, 0, last) for v in (learned_at, found.score))
+    (a, b), bins = cells_between(bounds, (learned_at, found.score))
     q = found.reference
-    reference = np.bincount(a, q, last + 1) / q.sum()
+    reference = np.bincount(a, q, bins) / q.sum()
     reference = np.where(reference > 0, reference, np.nan)
     w = found.target.weights / found.target.weights.sum()
-    learned = np.bincount(a, found.source.weights, last + 1) / q.sum() / reference
-    return learned, np.bincount(b, w, last + 1) / reference, np.bincount(b, w**2, last + 1) / reference**2
+    learned = np.bincount(a, found.source.weights, bins) / q.sum() / reference
+    return learned, np.bincount(b, w, bins) / reference, np.bincount(b, w**2, bins) / reference**2
 
 
 def _slope(sample: str, learned: Floats, true: Floats, variance: Floats, meaning: str) -> Check:

@@ -10,7 +10,7 @@ from nuratio.checks.report import Check, Closure
 from nuratio.checks.reweighting import Reweighting
 from nuratio.ratios.closure import Weighted
 
-__all__ = ["closure_checks", "closure_curves", "quantile_cells"]
+__all__ = ["cells_between", "closure_checks", "closure_curves"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,12 +32,12 @@ def closure_checks(found: Reweighting) -> Iterator[Check]:
             )
             meaning = f"reweighted minus true {what}, in units of the spread"
             yield Check(f"{what} of {label}", name, s - t, float(np.hypot(error_s, error_t)), allowed, meaning)
-        cells, bins = quantile_cells(b, _BINS, (a, b))
+        cells, bins = _quantile_cells(b, _BINS, (a, b))
         yield _closure(f"closure in {label}", name, cells, source, target, bins)
     pairs = list(combinations(range(len(found.features)), 2))[:_MOST_PAIRS]
     for i, j in pairs:
         (at_i, down), (at_j, across) = (
-            quantile_cells(target.values[:, k], _PAIR_BINS, (source.values[:, k], target.values[:, k])) for k in (i, j)
+            _quantile_cells(target.values[:, k], _PAIR_BINS, (source.values[:, k], target.values[:, k])) for k in (i, j)
         )
         cells = [a * across + b for a, b in zip(at_i, at_j, strict=True)]
         label = f"closure in {found.features[i]}, {found.features[j]}"
@@ -89,9 +89,13 @@ def _histogram(found: Reweighting, at_source: Floats, at_target: Floats, edges: 
     }
 
 
-def quantile_cells(of: Floats, bins: int, values: Sequence[Floats]) -> tuple[list[Ints], int]:
+def _quantile_cells(of: Floats, bins: int, values: Sequence[Floats]) -> tuple[list[Ints], int]:
     """Bins of the values between quantiles of some numbers, those beyond in the outer ones; and how many bins."""
-    edges = np.unique(np.quantile(of, np.linspace(0, 1, bins + 1)))
+    return cells_between(np.unique(np.quantile(of, np.linspace(0, 1, bins + 1))), values)
+
+
+def cells_between(edges: Floats, values: Sequence[Floats]) -> tuple[list[Ints], int]:
+    """Bins of the values between edges, those beyond in the outer ones; and how many bins."""
     last = max(len(edges) - 2, 0)
     return [np.clip(np.searchsorted(edges, v, side="right") - 1, 0, last) for v in values], last + 1
 

@@ -20,16 +20,16 @@ from nuratio.ratios.table import RatioTable
 from nuratio.workspace.build import Cells, Trained, event_columns, shape_columns
 from nuratio.workspace.workspace import Workspace
 
-__all__ = ["minimum_checks", "with_one_network"]
+__all__ = ["minimum_check", "with_one_network"]
 
 Floats = NDArray[np.float64]
 
 _ERROR = 0.3  # allowed error of the minimum from the training, in units of the uncertainty
 
 
-def minimum_checks(
-    workspace: Workspace, regions: Mapping[str, tuple[Trained, Cells | None]], best: FitResult
-) -> tuple[list[Check], list[Shifts]]:
+def minimum_check(
+    workspace: Workspace, regions: Mapping[str, tuple[Trained, Cells | None]], best: FitResult, poi: str
+) -> tuple[Check, Shifts]:
     """Refit the parameter of interest with single networks.
 
     With mu_kj the minimum of member j of fold k (K folds, E members) and mu_k the mean of a fold, the jackknife over
@@ -45,11 +45,8 @@ def minimum_checks(
         Unbinned region -> its networks and cells.
     best : FitResult
         The fit with all networks.
+    poi : str
     """
-    model = workspace.model()
-    poi = model.config.poi_name
-    if poi is None:
-        return [], []
     estimator = next(iter(regions.values()))[0].ratio
     folds, members = estimator.options.folds, estimator.options.ensemble
     start = dict(zip(best.names, best.bestfit.tolist(), strict=True))
@@ -65,7 +62,7 @@ def minimum_checks(
     error = float(np.sqrt(max(jackknife - (folds - 1) ** 2 * start_variance, 0.0) + start_variance))
     listed = ", ".join(f"{shift:+.2f}" for shift in shifts.ravel())
     meaning = f"error of its best fit from the training, in sigma; single networks move it by {listed}"
-    return [Check(f"minimum in {poi}", "model", error, 0.0, _ERROR, meaning)], [Shifts(poi, shifts)]
+    return Check(f"minimum in {poi}", "model", error, 0.0, _ERROR, meaning), Shifts(poi, shifts)
 
 
 def with_one_network(
@@ -74,10 +71,8 @@ def with_one_network(
     """The workspace with observed events as one network sees them, normalised on the simulation it learned from."""
     tables = dict(workspace.tables)
     for name, (trained, cells) in regions.items():
-        both = {which: tables[f"{name}.{which}"] for which in ("observed", "pool")}
-        tables[f"{name}.observed"] = _observed(
-            trained, both["observed"], both["pool"], 1 if cells is None else len(cells), member
-        )
+        observed, pool = (tables[f"{name}.{which}"] for which in ("observed", "pool"))
+        tables[f"{name}.observed"] = _observed(trained, observed, pool, 1 if cells is None else len(cells), member)
     return replace(workspace, tables=tables)
 
 

@@ -162,9 +162,6 @@ class CheckReport:
         """Whether all of them passed."""
         return all(check.passed for check in self.checks)
 
-    def __add__(self, other: "CheckReport") -> "CheckReport":
-        return CheckReport(self.checks + other.checks, self.curves + other.curves)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the checks with their verdicts, and the curves."""
         rows = [{k: _plain(v) for k, v in asdict(c).items()} | {"passed": c.passed} for c in self.checks]

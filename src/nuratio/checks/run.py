@@ -6,7 +6,7 @@ from pathlib import Path
 from nuratio.checks.calibration import calibration
 from nuratio.checks.closure import closure_checks, closure_curves
 from nuratio.checks.distance import distance
-from nuratio.checks.minimum import minimum_checks
+from nuratio.checks.minimum import minimum_check
 from nuratio.checks.networks import network_checks, normalisation_checks
 from nuratio.checks.positivity import positivity_checks
 from nuratio.checks.report import Check, CheckReport, Curve, averaged
@@ -16,7 +16,7 @@ from nuratio.checks.two_sample import two_sample_checks
 from nuratio.data.sample import EventSample
 from nuratio.infer.fit import fit
 from nuratio.ratios.estimator import RatioEstimator
-from nuratio.workspace.build import Cells, assemble, train_all
+from nuratio.workspace.build import Cells, assemble, resolve, train_all
 from nuratio.workspace.config import Config
 
 __all__ = ["check_analysis", "check_ratios"]
@@ -80,9 +80,8 @@ def check_analysis(
     NonPositiveDensity
         The samples cancel at an observed event already at nominal parameters.
     """
-    settings = config if isinstance(config, Config) else Config.read(config, inputs=inputs)
-    where = Path(f"{Path(config).stem}.nuratio-cache") if cache is None and not isinstance(config, Config) else cache
-    trained = train_all(settings, cache=where, progress=progress, device=device)
+    settings, cache = resolve(config, inputs, cache)
+    trained = train_all(settings, cache=cache, progress=progress, device=device)
     reports = {name: check_ratios(t.ratio, t.events.nominal, t.events.data) for name, t in trained.items()}
     if not trained:
         return reports
@@ -92,7 +91,10 @@ def check_analysis(
     converged = Check(
         "fit", "model", 0.0 if best.valid else float("nan"), 0.0, 0.0, best.message or "the fit converged"
     )
-    cells = {region["Name"]: Cells.of_region(region) for region in settings.regions}
-    checks, curves = minimum_checks(workspace, {name: (t, cells[name]) for name, t in trained.items()}, best)
-    found = (converged, *checks, *positivity_checks(model, best))
-    return reports | {"likelihood": CheckReport(found, tuple(curves))}
+    poi, checks, curves = model.config.poi_name, [converged], []
+    if poi is not None:
+        cells = {region["Name"]: Cells.of_region(region) for region in settings.regions}
+        check, curve = minimum_check(workspace, {name: (t, cells[name]) for name, t in trained.items()}, best, poi)
+        checks.append(check)
+        curves.append(curve)
+    return reports | {"likelihood": CheckReport((*checks, *positivity_checks(model, best)), tuple(curves))}

@@ -142,9 +142,9 @@ def _emit(content: Any, output: Path | None = None) -> None:
     if output is None:
         click.echo(text)
         return
-    scratch = output.with_name(f".{output.name}.part")
-    scratch.write_text(text + "\n")
-    scratch.replace(output)
+    from nuratio.ratios.storage import write_whole
+
+    write_whole(output, (text + "\n").encode())
 
 
 def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -200,9 +200,10 @@ def check(
     from nuratio.checks.run import check_analysis
 
     if report is not None:
-        from nuratio.plots.checks import page_at, write_page
+        from nuratio.plots.checks import write_page
+        from nuratio.plots.save import in_folder
 
-        page_at(report)  # what is wrong with it, or without matplotlib, is said before the work
+        in_folder(report)  # what is wrong with it, or without matplotlib, is said before the work
     reports = check_analysis(config, inputs=inputs, cache=cache, device=device)
     for region, found in reports.items():
         click.echo(f"{region}\n{found}\n", err=True)

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nuratio.checks.report import Calibration, CheckReport, Closure, Distances, Shifts
-from nuratio.errors import InvalidData
 from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font, legend_above
+from nuratio.plots.save import in_folder
+from nuratio.ratios.storage import write_whole
 
-__all__ = ["calibration", "closures", "distances", "page_at", "shifts", "write_page"]
+__all__ = ["calibration", "closures", "distances", "shifts", "write_page"]
 
 _COLUMNS = 3
 
@@ -116,20 +117,6 @@ def shifts(found: Shifts, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def page_at(path: str | Path) -> Path:
-    """Where a page can be written.
-
-    Raises
-    ------
-    InvalidData
-        A folder that does not exist.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InvalidData(f"{path}: no folder {path.parent}; make it first")
-    return path
-
-
 def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: str = "nuratio check") -> None:
     """Write reports (region -> report) as one HTML page: verdicts, pictures, and what each value means.
 
@@ -138,7 +125,7 @@ def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: s
     InvalidData
         A folder that does not exist.
     """
-    path = page_at(path)
+    path = in_folder(path)
     parts = [_HEAD.format(title=html.escape(title)), f"<h1>{html.escape(title)}</h1>"]
     for name, report in reports.items():
         bad = [c for c in report.checks if not c.passed]
@@ -146,9 +133,7 @@ def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: s
         parts.append(f"<h2>{html.escape(name)}: <span class={'bad' if bad else 'good'}>{verdict}</span></h2>")
         parts += [_picture(fig) for fig in _figures(report)]
         parts.append(_table(report))
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text("\n".join([*parts, "</body></html>"]))
-    scratch.replace(path)
+    write_whole(path, "\n".join([*parts, "</body></html>"]).encode())
 
 
 def _figures(report: CheckReport) -> list[Figure]:

@@ -11,7 +11,7 @@ from nuratio.plots.limit import ClsScanArtists, cls_scan
 from nuratio.plots.nuisances import PullsArtists, pulls
 from nuratio.plots.stacked import StackArtists, stack
 
-__all__ = ["save_plot"]
+__all__ = ["in_folder", "save_plot"]
 
 
 def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
@@ -37,11 +37,17 @@ def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
         formats = figure.canvas.get_supported_filetypes()
         if path.suffix.removeprefix(".").lower() not in formats:
             raise InvalidData(f"{path}: no picture format {path.suffix!r}; there are {', '.join(sorted(formats))}")
-        if not path.parent.is_dir():
-            raise InvalidData(f"{path}: no folder {path.parent}; make it first")
-        figure.savefig(path, dpi=150)
+        figure.savefig(in_folder(path), dpi=150)
     finally:
         plt.close(figure)
+
+
+def in_folder(path: str | Path) -> Path:
+    """The path of a file to be written, if there is a folder for it; raises `InvalidData`."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InvalidData(f"{path}: no folder {path.parent}; make it first")
+    return path
 
 
 def _draw(result: object, log: bool) -> ClsScanArtists | ProfileArtists | PullsArtists | StackArtists:

@@ -8,7 +8,6 @@ running a file takes onnxruntime.
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import singledispatch
@@ -27,6 +26,7 @@ from nuratio.ratios.heads import Complementary, Direct, Head, Resampled, Separat
 from nuratio.ratios.losses import BCE, LSIF, PARE, REVERT, Logit, Loss, Sinh
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.shape import ShapeEstimator
+from nuratio.ratios.storage import write_whole
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["export_onnx"]
@@ -100,9 +100,7 @@ def export_onnx(
         outputs = {"d1": (d1, 0), "d2": (d2, 0)}
     content = graph.model(outputs, len(estimator.features), described)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    write_whole(path, content)
     return described
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nuratio.errors import InvalidData, NuratioError
 
-__all__ = ["made_of", "read_estimator", "write_estimator"]
+__all__ = ["made_of", "read_estimator", "write_estimator", "write_whole"]
 
 _FORMAT = 1
 _JSON, _TENSORS = "estimator.json", "estimator.safetensors"
@@ -34,8 +34,8 @@ def write_estimator(
     blob = save(dict(tensors))
     header = {"kind": kind, "format": _FORMAT, "sha256": hashlib.sha256(blob).hexdigest()}
     text = json.dumps(header | dict(document), indent=1, allow_nan=False)
-    _replace(directory / _TENSORS, blob)
-    _replace(directory / _JSON, text.encode())
+    write_whole(directory / _TENSORS, blob)
+    write_whole(directory / _JSON, text.encode())
 
 
 def read_estimator(directory: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[np.floating]]]:
@@ -89,7 +89,8 @@ def made_of(directory: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary one beside it, then a rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(path)

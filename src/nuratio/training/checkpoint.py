@@ -6,7 +6,6 @@ off. Training again with the same inputs then continues, to the same numbers bit
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, NuratioWarning
+from nuratio.ratios.storage import write_whole
 
 __all__ = ["Checkpoint", "State", "fingerprint", "sample_digest"]
 
@@ -140,9 +140,7 @@ def _write(path: Path, inputs: Mapping[str, Any], stages: Mapping[int, State]) -
 
     document = {"format": _FORMAT, "inputs": inputs, "stages": {stage: s.values for stage, s in stages.items()}}
     arrays = {f"{stage}.{name}": array for stage, s in stages.items() for name, array in s.arrays.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(save(arrays, metadata={"training": json.dumps(document, allow_nan=False)}))
-    temporary.replace(path)
+    write_whole(path, save(arrays, metadata={"training": json.dumps(document, allow_nan=False)}))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -23,13 +23,13 @@ from nuratio.training.linear import lowest_ratios
 from nuratio.training.objective import SimulatedEvents, whole_samples
 from nuratio.training.reference import Reference
 
-__all__ = ["CANDIDATES", "choose", "pilot_rho", "risk_at_events", "subsample"]
+__all__ = ["CANDIDATES", "MARGIN", "choose", "pilot_rho", "risk_at_events", "subsample"]
 
 CANDIDATES = ("mixture", "lsif", "linear")  # of equal ones the first is taken
 _ENOUGH = 200_000  # events of a sample to compare methods with
 _FEW = 20_000  # of a sample, all of which are used: its training takes seconds
 _SUBSAMPLE_SEED = 0xA070
-_MARGIN = 4.0  # of PARE's rho^2 over the pilot's largest -r: k = 3 to 10 do
+MARGIN = 4.0  # of PARE's rho^2 over the pilot's largest -r: k = 3 to 10 do
 
 
 def risk_at_events(estimator: RatioEstimator, events: SimulatedEvents) -> NDArray[np.float64]:
@@ -89,4 +89,4 @@ def subsample(samples: Mapping[str, EventSample], most: int) -> dict[str, EventS
 
 def pilot_rho(events: SimulatedEvents) -> float:
     """PARE's rho: rho^2 is four times the most negative ratio that smooth averages show, at least 4."""
-    return math.sqrt(_MARGIN * max(1.0, -min(lowest_ratios(events).values())))
+    return math.sqrt(MARGIN * max(1.0, -min(lowest_ratios(events).values())))

@@ -29,7 +29,7 @@ from nuratio.ratios.losses import LOSSES, make_loss
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training import baselines
 from nuratio.training.checkpoint import Checkpoint, fingerprint
-from nuratio.training.choice import choose, pilot_rho
+from nuratio.training.choice import MARGIN, choose, pilot_rho
 from nuratio.training.direct import direct
 from nuratio.training.linear import train_linear
 from nuratio.training.loop import require_device
@@ -68,7 +68,6 @@ _NETWORKS: dict[str, Method] = {
 METHODS = (*_NETWORKS, "linear", "auto")
 _POOLED = ("resampled", "ccl", "ccl_shared", "ccl_debiased")  # their ratios are to the mixture they are trained on
 _MOST_POLES = 10  # that rho: auto tries
-_MARGIN = 4.0  # of rho^2 over the lowest ratio
 _REFINEMENT = 0.1  # learning rate of a refinement, in units of that before
 
 
@@ -236,7 +235,7 @@ def _train_pare(events: SimulatedEvents, options: dict[str, Any], training: Trai
             tried.append({"rho": rho, "eigenvalue": error.eigenvalue})
             if not automatic or len(tried) == _MOST_POLES:
                 raise
-            options["rho"] = math.sqrt(max(2 * rho**2, _MARGIN * (rho**2 - error.eigenvalue)))
+            options["rho"] = math.sqrt(max(2 * rho**2, MARGIN * (rho**2 - error.eigenvalue)))
             continue
         pole = estimator.report["pole"]
         tried.append({"rho": rho, "eigenvalue": pole["eigenvalue"]})
@@ -258,8 +257,8 @@ def _train_refined(
     whole_samples(events.samples)
     first = training(events, rosmm(events) if separate else mixture(events))
     lowest = lowest_ratio(first, events)
-    if automatic and lowest < loss.pole / _MARGIN:
-        loss = make_loss(name, rho=math.sqrt(-_MARGIN * lowest))
+    if automatic and lowest < loss.pole / MARGIN:
+        loss = make_loss(name, rho=math.sqrt(-MARGIN * lowest))
     if lowest <= loss.pole:
         raise PoleTooNear(
             f"method 'rosmm_r': the parts give ratios down to {lowest:.4g}, but loss {name!r} has its pole at "

@@ -26,7 +26,7 @@ from nuratio.workspace.normalisation import cumulants
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
-__all__ = ["Trained", "assemble", "build", "event_columns", "shape_columns", "train_all"]
+__all__ = ["Trained", "assemble", "build", "event_columns", "resolve", "shape_columns", "train_all"]
 
 _LARGEST_ERROR = 1e-3  # of the cumulant form of ln Z; above it the shapes are normalised by the pool integral
 
@@ -88,7 +88,7 @@ def train_all(
     dict
         Unbinned region -> `Trained`.
     """
-    config, cache = _resolve(config, inputs, cache)
+    config, cache = resolve(config, inputs, cache)
     running = {"progress": progress, "device": device}
     return {
         region["Name"]: _train_region(config, region, read_region(config, region, progress=progress), cache, running)
@@ -106,7 +106,7 @@ def build(
     device: str = "cpu",
 ) -> Workspace:
     """The workspace of a configuration; arguments as for `train_all`."""
-    config, cache = _resolve(config, inputs, cache)
+    config, cache = resolve(config, inputs, cache)
     return assemble(config, train_all(config, cache=cache, progress=progress, device=device), progress=progress)
 
 
@@ -166,7 +166,8 @@ def assemble(config: Config, trained: Mapping[str, Trained], *, progress: bool |
     return workspace
 
 
-def _resolve(config: str | Path | Config, inputs: str | Path | None, cache: str | Path | None) -> tuple[Config, Path]:
+def resolve(config: str | Path | Config, inputs: str | Path | None, cache: str | Path | None) -> tuple[Config, Path]:
+    """The configuration, read, and the directory of its trained networks; arguments as for `train_all`."""
     stem = "analysis" if isinstance(config, Config) else Path(config).stem
     resolved = config if isinstance(config, Config) else Config.read(config, inputs=inputs)
     return resolved, Path(f"{stem}.nuratio-cache") if cache is None else Path(cache)
