@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
+from nuratio.infer.influence import simulation_covariance
 from nuratio.infer.minimize import MAX_CALLS, follow, minimize
 from nuratio.infer.minimum import Minimum, predict_along
 from nuratio.infer.results import FitResult
@@ -34,6 +35,7 @@ def fit(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     hesse: bool = True,
     minos: Iterable[str] = (),
+    simulation: bool = True,
     max_calls: int = MAX_CALLS,
 ) -> FitResult:
     """Fit the model to the data.
@@ -51,6 +53,8 @@ def fit(
         Compute the covariance (one exact Hessian).
     minos : iterable of str
         Parameters to run MINOS on.
+    simulation : bool
+        Compute the errors from the statistics of the simulation (needs ``hesse``): one pass over the event pools.
     max_calls : int
         Calls of the likelihood before a minimisation is given up as not valid.
 
@@ -69,7 +73,7 @@ def fit(
     """
     fitter = Fitter(model, data, bounds=bounds, max_calls=max_calls)
     minimum = fitter.minimum(fixed=fixed, init=init)
-    return fitter.result(minimum, fixed=fixed, hesse=hesse, minos=minos)
+    return fitter.result(minimum, fixed=fixed, hesse=hesse, minos=minos, simulation=simulation)
 
 
 def fixed_poi_fit(poi_value: float, model: Any, data: ArrayLike, **options: Any) -> FitResult:
@@ -226,6 +230,7 @@ class Fitter:
         fixed: Mapping[str, float] | None = None,
         hesse: bool = True,
         minos: Iterable[str] = (),
+        simulation: bool = False,
     ) -> FitResult:
         """The `FitResult` of a minimum."""
         n = len(self.names)
@@ -246,7 +251,7 @@ class Fitter:
             intervals[name], note = self._minos(name, minimum, held, covariance)
             messages += [note] if note else []
         center, width = self.constraints
-        return FitResult(
+        result = FitResult(
             names=self.names,
             bestfit=minimum.theta,
             uncertainty=np.sqrt(np.diag(covariance)),
@@ -264,6 +269,10 @@ class Fitter:
             steps=minimum.steps,
             calls=minimum.calls,
         )
+        if not simulation:
+            return result
+        variance = np.diag(simulation_covariance(self.model, result))
+        return replace(result, simulation=np.sqrt(np.maximum(variance, 0.0)))
 
     def _covariance(self, minimum: Minimum, held: NDArray[np.bool_]) -> tuple[Floats, bool, str]:
         """Twice the inverse of the exact Hessian, whether it is one, and what is to be said of it.

@@ -5,6 +5,7 @@ Plots and the command line take these and nothing else. Every type has ``to_json
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -95,7 +96,8 @@ def _number(value: Any) -> float:
 class Estimate:
     """One fitted parameter: value, symmetric uncertainty and, where MINOS was asked for, its interval.
 
-    ``lower`` and ``upper`` are the ends of the interval (not offsets); NaN without MINOS.
+    ``lower`` and ``upper`` are the ends of the interval (not offsets); NaN without MINOS. ``simulation`` is the error
+    from the statistics of the simulation, which ``uncertainty`` does not contain; NaN where it is unknown.
     """
 
     name: str
@@ -103,6 +105,19 @@ class Estimate:
     uncertainty: float
     lower: float = float("nan")
     upper: float = float("nan")
+    simulation: float = float("nan")
+
+    @property
+    def total(self) -> float:
+        """Both errors added in quadrature; NaN where one is unknown."""
+        return math.hypot(self.uncertainty, self.simulation)
+
+    def __str__(self) -> str:
+        """``mu 1.02 +- 0.54 (data) +- 0.31 (simulation), 0.62 in total``, as far as it is known."""
+        text = f"{self.name} {self.value:.4g} +- {self.uncertainty:.2g}"
+        if math.isnan(self.simulation):
+            return text
+        return f"{text} (data) +- {self.simulation:.2g} (simulation), {self.total:.2g} in total"
 
     def __float__(self) -> float:
         return self.value
@@ -142,6 +157,11 @@ class FitResult(_Result):
         What the minimisation did, in order: ``("Newton: 6 steps, edm 3e-13", "MIGRAD: agrees, 4 calls")``.
     calls : dict
         Calls of the likelihood: ``value``, ``gradient`` (with the value), ``hessian`` (with both).
+    simulation : ndarray, shape (P,)
+        Standard deviations of the best-fit values from the statistics of the simulation, which ``uncertainty`` does not
+        contain (`nuratio.infer.influence`); 0 for fixed parameters. NaN where unknown: without HESSE, without unbinned
+        channels, and where a sample does not say what simulation is behind it. Missing in results of older versions:
+        NaN, too.
     """
 
     kind: ClassVar[str] = "fit"
@@ -162,11 +182,17 @@ class FitResult(_Result):
     constraint_width: Floats
     steps: tuple[str, ...] = ()
     calls: dict[str, int] = field(default_factory=dict)
+    simulation: Floats = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.simulation):
+            object.__setattr__(self, "simulation", np.full(len(self.names), np.nan))
 
     def __getitem__(self, name: str) -> Estimate:
         k = self.index(name)
         lower, upper = self.minos.get(name, (float("nan"), float("nan")))
-        return Estimate(name, float(self.bestfit[k]), float(self.uncertainty[k]), lower, upper)
+        simulation = float(self.simulation[k])
+        return Estimate(name, float(self.bestfit[k]), float(self.uncertainty[k]), lower, upper, simulation)
 
     def __iter__(self) -> Iterator[Estimate]:
         return (self[name] for name in self.names)
@@ -184,8 +210,13 @@ class FitResult(_Result):
         return np.asarray(self.covariance / np.outer(sigma, sigma))
 
     @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; results of versions that knew nothing of the simulation can be read."""
+        return super().from_dict({"simulation": []} | values)
+
+    @classmethod
     def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for key in ("bestfit", "uncertainty", "constraint_center", "constraint_width"):
+        for key in ("bestfit", "uncertainty", "constraint_center", "constraint_width", "simulation"):
             values[key] = _array(values[key])
         n = len(values["names"])
         values["covariance"] = np.array([_array(row) for row in values["covariance"]]).reshape(n, n)

@@ -27,6 +27,7 @@ from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.kernels.loops import Coefficients
 from nuratio.model.kernels.program import Mode, Program, Sums
 from nuratio.model.shapes import SampleShape
+from nuratio.model.simulation import Simulation
 from nuratio.ratios.table import RatioTable
 
 __all__ = ["EventCell", "EventTerm", "Events", "UnbinnedChannel", "pool_integral"]
@@ -91,6 +92,8 @@ class UnbinnedChannel:
         One for each bin of the companion.
     observed_features, pool_features : RatioTable or None
         Features of the same events, for drawing.
+    simulation : Simulation or None
+        Whose events the pool's are, if that is known.
     """
 
     name: str
@@ -99,6 +102,7 @@ class UnbinnedChannel:
     cells: "tuple[EventCell, ...]"
     observed_features: RatioTable | None = None
     pool_features: RatioTable | None = None
+    simulation: Simulation | None = None
 
     def __len__(self) -> int:
         return len(self.observed) + len(self.pool)
