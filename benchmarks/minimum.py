@@ -3,6 +3,7 @@
     python benchmarks/minimum.py                                  # 5M + 1M simulated events, 25 data sets, coverage
     python benchmarks/minimum.py --methods mixture lsif revert --seeds 1 2 3 --coverage 0
     python benchmarks/minimum.py --background 50000 --signal 20000      # a simulation smaller than the data
+    python benchmarks/minimum.py --background 50000 --signal 20000 --simulations 50   # its error, predicted and found
     python benchmarks/minimum.py --quick                          # does it still run?
 
 The example of hnsbi-toolkit (github.com/rafaellopesdesa/hnsbi-toolkit, examples/lhc_analysis): Gaussian mixtures, a
@@ -19,9 +20,10 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from measure import Section
@@ -30,6 +32,8 @@ from numpy.typing import NDArray
 from nuratio.data.sample import EventSample
 from nuratio.errors import NuratioWarning
 from nuratio.infer.fit import fit
+from nuratio.infer.nuisance import with_simulation_nuisance
+from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.table import RatioTable
 from nuratio.training.train import METHODS, train
@@ -169,18 +173,21 @@ class Library:
         return np.sort(np.concatenate(events))  # in order: faster to read
 
 
-def workspace(observed: RatioTable) -> Workspace:
+def workspace(observed: RatioTable, simulated: "Simulated | None" = None) -> Workspace:
     """The unbinned channel: columns ``signal`` and ``background`` are ratios to q at the observed events."""
     pool = RatioTable.from_columns({"signal": [1.0], "background": [1.0], "weight": [1.0]})  # not used without shapes
+    pool, behind = (pool, {}) if simulated is None else (simulated.pool, simulated.samples)
     tables = {"observed": observed, "pool": pool}
     mu = {"name": "mu", "type": "normfactor", "data": None}
     rates = [{"name": s, "data": [n], "modifiers": [mu] if s == "signal" else []} for s, n in YIELDS.items()]
     parameter = {"name": "mu", "inits": [1.0], "bounds": [[-10.0, 20.0]]}
     channel = {
         "name": "SR",
-        "samples": [{"name": sample, "ratio": {"column": sample}} for sample in YIELDS],
+        "samples": [{"name": sample, "ratio": {"column": sample}} | behind.get(sample, {}) for sample in YIELDS],
         "events": {"observed": {"file": "observed"}, "pool": {"file": "pool", "weight": {"column": "weight"}}},
     }
+    if "part" in pool:
+        channel["events"]["pool"]["part"] = {"column": "part"}
     return Workspace(
         {
             "version": "1.0.0",
@@ -215,6 +222,36 @@ def fit_mu(ratios: RatioTable, events: NDArray[np.int64], truth: float) -> Fitte
     if not result.valid:
         raise RuntimeError(f"a fit is not valid: {result.message}")
     return Fitted(result["mu"].value, result["mu"].uncertainty, model.twice_nll([truth], data) - result.twice_nll)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulation as a workspace knows it.
+
+    Attributes
+    ----------
+    pool : RatioTable
+        Cross-fitted ratios, reference weights, and the part of each event.
+    samples : dict
+        Sample -> the key ``simulation`` of its entry. The yields are known here.
+    """
+
+    pool: RatioTable
+    samples: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, estimator: RatioEstimator, samples: Mapping[str, EventSample]) -> "Simulated":
+        """The simulation of a training."""
+        pool, fractions = estimator.pool(samples), estimator.reference_fractions
+        ratios = estimator.ratios(pool.features, event_ids=pool.event_ids)
+        columns = {name: ratios[name] for name in ratios.names} | {"weight": pool.weights, "part": pool.part}
+        behind = {}
+        for number, part in enumerate(estimator.components):
+            rho = fractions[part.name]
+            where = {"parts": [{"number": number, "weight": 1 / rho}]} if rho else {}
+            numbers = {"events": part.events, "effective": part.effective_size, "yield": "known"}
+            behind[part.name] = {"simulation": numbers | where}
+        return cls(RatioTable.from_columns(columns), behind)
 
 
 def options(n: int) -> TrainingOptions:
@@ -261,14 +298,21 @@ def learn(
     library: Library, method: str, seed: int, background: int, signal: int, how: TrainingOptions
 ) -> tuple[RatioTable, float, float]:
     """Simulate, train, evaluate at the library; also the error of E_B[r] on the simulation, and seconds of training."""
+    estimator, _, seconds = trained(method, seed, background, signal, how, "background")
+    value, error = estimator.normalisation["signal"]
+    return estimator.ratios(library.x), error / value, seconds
+
+
+def trained(
+    method: str, seed: int, background: int, signal: int, how: TrainingOptions, reference: str | None
+) -> tuple[RatioEstimator, dict[str, EventSample], float]:
+    """Simulate and train: the networks, the simulation, and seconds of training."""
     rng = np.random.default_rng([seed, 1])
     sizes = {"signal": signal, "background": background}
     samples = {name: EventSample(passing(rng, name, n)[0]) for name, n in sizes.items()}
     start = time.perf_counter()
-    estimator = train(samples, method=method, reference="background", seed=seed, options=how, progress=False)
-    seconds = time.perf_counter() - start
-    value, error = estimator.normalisation["signal"]
-    return estimator.ratios(library.x), error / value, seconds
+    estimator = train(samples, method=method, reference=reference, seed=seed, options=how, progress=False)
+    return estimator, samples, time.perf_counter() - start
 
 
 def compare(library: Library, table: RatioTable, error: float, seconds: float, sets: int) -> Comparison:
@@ -312,6 +356,109 @@ def coverage(library: Library, tables: list[RatioTable], sets: int) -> Section:
     return Section("Coverage of 2 Delta ln L <= 1", text, header, tuple(rows), numbers)
 
 
+@dataclass(frozen=True)
+class Replica:
+    """One simulation with one data set at mu = 1.
+
+    Attributes
+    ----------
+    predicted : float
+        Error of mu from the simulation, from Asimov data alone.
+    shift : float
+        mu-hat with learned minus mu-hat with exact ratios, on the same events.
+    learned, sigma, total : float
+        mu-hat, its uncertainty, and that of a fit with the simulation as a nuisance.
+    exact, exact_sigma : float
+        With the exact ratios.
+    moved : float
+        What the nuisance did to mu-hat.
+    """
+
+    predicted: float
+    shift: float
+    learned: float
+    sigma: float
+    total: float
+    exact: float
+    exact_sigma: float
+    moved: float
+
+
+def replica(library: Library, seed: int, reference: str | None, args: argparse.Namespace) -> Replica:
+    """Simulate, train, predict the error, and only then take data."""
+    how = replace(options(args.background + args.signal), ensemble=args.ensemble)
+    estimator, samples, _ = trained(args.methods[0], seed, args.background, args.signal, how, reference)
+    simulated = Simulated.of(estimator, samples)
+    expected = workspace(simulated.pool.head(0).select(["signal", "background"]), simulated).model(threads=1)
+    asimov = fit(expected, expected.asimov([1.0]))
+    events = library.resampled(np.random.default_rng([2, seed]), 1.0)
+    analysis = workspace(estimator.ratios(library.x[events]), simulated)
+    results = []
+    for ws in (analysis, with_simulation_nuisance(analysis, asimov)):
+        model = ws.model(threads=1)
+        results.append(fit(model, ws.data(model))["mu"])
+    plain, total = results
+    exact = fit_mu(exact_table(library), events, 1.0)
+    return Replica(
+        predicted=asimov["mu"].simulation,
+        shift=plain.value - exact.mu,
+        learned=plain.value,
+        sigma=plain.uncertainty,
+        total=total.uncertainty,
+        exact=exact.mu,
+        exact_sigma=exact.sigma,
+        moved=total.value - plain.value,
+    )
+
+
+def simulations(library: Library, args: argparse.Namespace) -> Section:
+    """The error from the simulation: predicted before any fit, and found over many simulations."""
+    rows, numbers = [], {}
+    for reference in (None, "background"):
+        found = []
+        for seed in range(1, args.simulations + 1):
+            found.append(replica(library, seed, reference, args))
+            print(f"{reference}, {seed}: {found[-1]}", file=sys.stderr, flush=True)
+        v = {name: np.array([getattr(r, name) for r in found]) for name in Replica.__annotations__}
+        pull = v["shift"] / v["predicted"]
+        held = {
+            "exact minimum": np.abs(pull) <= 1,
+            "true mu, without": np.abs(v["learned"] - 1) <= v["sigma"],
+            "true mu, with": np.abs(v["learned"] + v["moved"] - 1) <= v["total"],
+            "true mu, exact ratios": np.abs(v["exact"] - 1) <= v["exact_sigma"],
+        }
+        name = "pooled" if reference is None else reference
+        numbers |= {f"{name}, {what}": float(h.mean()) for what, h in held.items()} | {
+            f"{name}, {what}": float(value)
+            for what, value in (
+                ("predicted", v["predicted"].mean()),
+                ("found", np.sqrt((v["shift"] ** 2).mean())),
+                ("pull", np.sqrt((pull**2).mean())),
+            )
+        }
+        rows.append(
+            (
+                name,
+                f"{v['sigma'].mean():.3f}",
+                f"{v['predicted'].mean():.3f}",
+                f"{np.sqrt((v['shift'] ** 2).mean()):.3f}",
+                f"{pull.mean():+.2f}, {pull.std(ddof=1):.2f}",
+                *(f"{100 * h.mean():.0f}%" for h in held.values()),
+            )
+        )
+    error = 100 * np.sqrt(0.683 * 0.317 / args.simulations)
+    text = (
+        f"Simulations: {args.simulations}, of {args.background} background and {args.signal} signal events, each with "
+        "a training and a data set of its own. Predicted: error of mu-hat from the simulation, by the influence "
+        "function on Asimov data, before any fit of data. Found: rms of learned minus exact mu-hat on the same events; "
+        "the pull is their ratio. Then how often an interval of one sigma holds what it should: that of the simulation "
+        "alone the minimum of the exact likelihood; those of fits without and with the nuisance the true mu (68.3 +- "
+        f"{error:.1f}%)."
+    )
+    header = ("reference", "sigma", "predicted", "found", "pull: mean, width", *(f"holds {what}" for what in held))
+    return Section("The simulation's error", text, header, tuple(rows), numbers)
+
+
 def section(found: dict[tuple[str, int], Comparison]) -> Section:
     """A line for each training."""
     rows, numbers = [], {}
@@ -336,6 +483,8 @@ def main() -> None:
     parser.add_argument("--signal", type=int, default=1_000_000)
     parser.add_argument("--sets", type=int, default=25, help="data sets at mu = 1 that share no event")
     parser.add_argument("--coverage", type=int, default=1000, help="data sets a strength, for the first method")
+    parser.add_argument("--simulations", type=int, default=0, help="study the error from the simulation instead")
+    parser.add_argument("--ensemble", type=int, default=1, help="networks a fold, for --simulations")
     parser.add_argument("--quick", action="store_true", help="a run of a minute")
     args = parser.parse_args()
     if args.quick:
@@ -344,6 +493,9 @@ def main() -> None:
     spare = 5 * np.sqrt(args.sets)  # in standard deviations of one set's Poisson count, as sqrt(n) of each
     sizes = {s: int(args.sets * n + spare * np.sqrt(n)) + 1 for s, n in YIELDS.items()}
     library = Library.draw(np.random.default_rng(0), sizes["background"], max(sizes["signal"], 100_000))
+    if args.simulations:
+        print(simulations(library, args).markdown())
+        return
     found, tables = {}, []
     for method in args.methods:
         for seed in args.seeds:

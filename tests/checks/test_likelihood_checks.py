@@ -12,8 +12,9 @@ from nuratio.checks.minimum import minimum_check, with_one_network
 from nuratio.checks.positivity import nonpositive_share, positivity_checks
 from nuratio.checks.report import CheckReport
 from nuratio.infer.fit import fit
-from nuratio.workspace.build import assemble, train_all
+from nuratio.workspace.build import assemble
 from nuratio.workspace.config import Config
+from nuratio.workspace.train import train_all
 
 
 @pytest.fixture(scope="module")

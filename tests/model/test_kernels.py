@@ -12,12 +12,17 @@ from nuratio.model.kernels.kernel import KERNELS, Kernel
 from nuratio.model.kernels.loops import Coefficients
 from nuratio.model.kernels.program import Mode, Program
 from nuratio.model.normalisation import PoolIntegral
-from nuratio.model.shapes import Monomial, SampleShape, Variation, quadexp
+from nuratio.model.shapes import Monomial, SampleShape, Variation
 from nuratio.model.unbinned import EventCell, Events, EventTerm, pool_integral
 from nuratio.ratios.table import RatioTable, block_size
 
 N, PARAMETERS = 3000, 8
 FIELDS = ("value", "rate", "exponent", "factor", "shift", "hessian", "nonpositive")
+
+
+def quadexp(par, d1, d2):
+    """sum_k alpha_k D1_k + alpha_k^2 D2_k, the D1 first."""
+    return tuple(Monomial(c, ((p, power),)) for power, d in ((1, d1), (2, d2)) for p, c in zip(par, d, strict=True))
 
 
 def every_code(rng, n=N, dtype=np.float64):

@@ -247,19 +247,26 @@ def test_save_and_load_give_the_same_numbers_bit_for_bit(est, x, tmp_path):
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_shape_coefficients_are_means_and_survive_storage(outputs, x, tmp_path):
-    est = ShapeEstimator(networks(outputs, scale=0.1), {"name": "jes"})
-    d1, d2 = est.coefficients(x)
+    terms = ((("jes", 1),), (("jer", 1), ("jes", 1)))[:outputs]
+    est = ShapeEstimator(networks(outputs, scale=0.1), terms, {"name": "jes"})
+    found = est.coefficients(x)
+    assert tuple(found) == terms
     mean = est.networks.stack(torch.tensor(x[:50])[None]).double().mean(0).numpy()
-    np.testing.assert_allclose(d1[:50], mean[:, 0], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(d2[:50], mean[:, 1] if outputs == 2 else np.zeros(50), rtol=1e-4, atol=1e-6)
+    for column, d in zip(mean.T, found.values(), strict=True):
+        np.testing.assert_allclose(d[:50], column, rtol=1e-4, atol=1e-6)
+    alpha = {"jes": 0.5, "jer": 3.0}
+    expected = 0.5 * found[terms[0]] + (1.5 * found[terms[1]] if outputs == 2 else 0)
+    if outputs == 1:
+        alpha.pop("jer")
+    np.testing.assert_allclose(est.log_ratio(x, alpha), expected, atol=1e-12)
+    with pytest.raises(UnknownName, match="jess"):
+        est.log_ratio(x, {"jess": 1})
     est.save(tmp_path)
+    loaded = ShapeEstimator.load(tmp_path)
+    assert loaded.terms == terms
     for ids in (None, np.arange(len(x))):
-        for got, expected in zip(
-            ShapeEstimator.load(tmp_path).coefficients(x, event_ids=ids),
-            est.coefficients(x, event_ids=ids),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(got, expected)
+        for term, expected in est.coefficients(x, event_ids=ids).items():
+            np.testing.assert_array_equal(loaded.coefficients(x, event_ids=ids)[term], expected)
 
 
 def test_damaged_or_foreign_files_are_refused(est, tmp_path):

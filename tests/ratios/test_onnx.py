@@ -112,13 +112,14 @@ def test_calibrated_ratios(cross_fitted, x, ids, tmp_path):
 @pytest.mark.parametrize("cross_fitted", [False, True], ids=["observed", "cross-fitted"])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_shape_coefficients(outputs, cross_fitted, x, ids, tmp_path):
-    est, ids = ShapeEstimator(networks(outputs), {"name": "jes"}), ids if cross_fitted else None
+    terms = ((("jes", 1),), (("jes", 2),))[:outputs]
+    est, ids = ShapeEstimator(networks(outputs), terms, {"name": "jes"}), ids if cross_fitted else None
     described = export_onnx(est, tmp_path / "est.onnx", cross_fitted=cross_fitted)
     assert described["kind"] == "shape-estimator"
-    got = evaluated(tmp_path / "est.onnx", x, ids)
-    for name, expected in zip(("d1", "d2"), est.coefficients(x, event_ids=ids), strict=True):
-        assert got[name].shape == (len(x),)
-        np.testing.assert_allclose(got[name], expected, rtol=ROUNDING, atol=ROUNDING)
+    assert described["terms"] == [[["jes", power]] for power in range(1, outputs + 1)]
+    got = evaluated(tmp_path / "est.onnx", x, ids)["coefficients"]
+    expected = np.stack(list(est.coefficients(x, event_ids=ids).values()), axis=1)
+    np.testing.assert_allclose(got, expected, rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("kind", [k for k in HEAD if k.split()[-1] in ("bce", "revert", "sinh", "separate", "softmax")])
@@ -212,7 +213,7 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
 
 def test_the_command(x, ids, tmp_path):
     estimator().save(tmp_path / "est")
-    ShapeEstimator(networks(2), {"name": "jes"}).save(tmp_path / "jes")
+    ShapeEstimator(networks(2), ((("jes", 1),), (("jes", 2),)), {"name": "jes"}).save(tmp_path / "jes")
     path = tmp_path / "est.onnx"
     said = run("export", "onnx", tmp_path / "est", "-o", path)
     assert (said["onnx"], said["parts"]) == (str(path), ["sm", "int[+]", "int[-]"])

@@ -6,20 +6,22 @@ import torch
 import uproot
 
 from nuratio.data.sample import EventSample
+from nuratio.data.varied import VariedSample
 from nuratio.errors import InvalidData, NuratioWarning
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training import checkpoint as checkpoints
 from nuratio.training import loop
 from nuratio.training.checkpoint import Checkpoint
-from nuratio.training.shape import train_shape
+from nuratio.training.shape import train_shapes
 from nuratio.training.train import train
-from nuratio.workspace.build import train_all
 from nuratio.workspace.cache import CHECKPOINT
 from nuratio.workspace.config import Config
+from nuratio.workspace.train import train_all
 
 OPTIONS = TrainingOptions(hidden=(6, 6), epochs=6, batch_size=256, learning_rate=2e-2, folds=2, ensemble=1)
 GRID = np.linspace(-2, 2, 41)
+TILT = (("tilt", 1),)
 CASES = {  # method -> options, and the epochs after which it is interrupted, counted over its stages
     "mixture": ({}, [2]),
     "lsif": ({}, [1, 4]),
@@ -149,16 +151,15 @@ def test_a_shape_goes_on_too(interrupt, tmp_path):
     nominal, rng = samples()["a"], np.random.default_rng(2)
     up = EventSample(nominal.features, nominal.weights * rng.uniform(0.5, 1.5, len(nominal)))
     given = {"options": OPTIONS, "progress": False}
-    whole = train_shape(nominal, up, **given).coefficients(GRID)[0]
+    varied = [VariedSample({"tilt": 1}, up)]
+    whole = train_shapes(nominal, varied, **given).coefficients(GRID)[TILT]
     interrupt(3)
     with pytest.raises(Interrupted):
-        train_shape(nominal, up, checkpoint=tmp_path / "state", **given)
+        train_shapes(nominal, varied, checkpoint=tmp_path / "state", **given)
     interrupt(0)
-    with pytest.raises(
-        InvalidData, match=r"what differs: shape \(\['up'\] there, \['down'\] now\), events of 'down', ev"
-    ):
-        train_shape(nominal, down=up, checkpoint=tmp_path / "state", **given)
-    resumed = train_shape(nominal, up, checkpoint=tmp_path / "state", **given).coefficients(GRID)[0]
+    with pytest.raises(InvalidData, match=r"what differs: events of 'tilt = -1', events of 'tilt = \+1'"):
+        train_shapes(nominal, [VariedSample({"tilt": -1}, up)], checkpoint=tmp_path / "state", **given)
+    resumed = train_shapes(nominal, varied, checkpoint=tmp_path / "state", **given).coefficients(GRID)[TILT]
     np.testing.assert_array_equal(resumed, whole)
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +196,7 @@ def test_an_interrupted_build_goes_on_where_it_was(interrupt, tmp_path):
 
     def trained(cache, config=CONFIG):
         found = train_all(Config(config, tmp_path, tmp_path), cache=tmp_path / cache, progress=False)["SR"]
-        return found, found.ratio.ratios(GRID).values, found.shapes["a", "tilt"].coefficients(GRID)[0]
+        return found, found.ratio.ratios(GRID).values, found.shapes["a"].coefficients(GRID)[TILT]
 
     _, *whole = trained("uninterrupted")
     for epochs in (2, OPTIONS.epochs):  # of the ratio's; four more of them and two of the shape's

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from nuratio.data.sample import EventSample
+from nuratio.data.varied import VariedSample
 from nuratio.errors import InvalidData, NuratioWarning
 from nuratio.ratios.losses import LSIF, PARE
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.objective import SimulatedEvents
 from nuratio.training.refine import refined
-from nuratio.training.shape import train_shape
+from nuratio.training.shape import train_shapes
 from nuratio.training.train import _NETWORKS, _objective, train
 
 OBJECTIVES = {name: (lambda events, name=name: _objective(name, {}, events)) for name in _NETWORKS} | {
@@ -59,7 +60,7 @@ def test_a_missing_device_is_named_before_the_work():
         train(samples(), device="cuda")
     flat = samples()["flat"]
     with pytest.raises(InvalidData, match="torch cannot use device 'no such'"):
-        train_shape(flat, flat, device="no such")
+        train_shapes(flat, [VariedSample({"jes": 1}, flat)], device="no such")
 
 
 @pytest.mark.skipif(

@@ -459,7 +459,7 @@ def test_all_schema_errors_of_both_parts_come_together(saved):
         spec["unbinned"]["channels"][0]["events"]["observed"] = {}
         del spec["channels"][1]["samples"][0]["name"]
         spec["channels"][1]["samples"][1]["modifiers"][1]["data"] = {"hi": 1.0, "low": 1.0}
-        spec["unbinned"]["channels"][0]["samples"][0]["modifiers"][0]["data"] = {"d1": {"column": ""}}
+        spec["unbinned"]["channels"][0]["samples"][0]["modifiers"][0]["data"] = {"d2": {"column": ""}}
 
     edit(saved, change)
     assert [line.split(": ")[0] for line in problems(saved)] == [
@@ -471,8 +471,8 @@ def test_all_schema_errors_of_both_parts_come_together(saved):
         "/channels/1/samples/1/modifiers/1/data/low",
         "/version",
         "/unbinned/channels/0/events/observed",
-        "/unbinned/channels/0/samples/0/modifiers/0/data/d1/column",
-        "/unbinned/channels/0/samples/0/modifiers/0/data/d2",
+        "/unbinned/channels/0/samples/0/modifiers/0/data/d1",
+        "/unbinned/channels/0/samples/0/modifiers/0/data/d2/column",
         "/unbinned/version",
     ]
 

@@ -110,7 +110,7 @@ def test_cross_terms_belong_to_quadexp_nuisances():
     with pytest.raises(InvalidWorkspace, match="4 problems") as error:
         Workspace(spec, ws.tables).validate()
     for text in (
-        "'tilt tilt2' occurs 2 times",
+        "'tilt^1 tilt2^1' occurs 2 times",
         "'v0' has no quadexp modifier",
         "no column 'nowhere' in the observed",
         "no column 'nowhere' in the pool",

@@ -17,7 +17,9 @@ from nuratio.data.split import fold_of
 from nuratio.infer.fit import fit
 from nuratio.infer.results import FitResult
 from nuratio.ratios.table import RatioTable
-from nuratio.workspace.build import Cells, Trained, event_columns, shape_columns
+from nuratio.workspace.channel import anchor_columns, event_columns, shape_columns
+from nuratio.workspace.rates import Cells
+from nuratio.workspace.train import Trained
 from nuratio.workspace.workspace import Workspace
 
 __all__ = ["minimum_check", "with_one_network"]
@@ -77,7 +79,7 @@ def with_one_network(
 
 
 def _observed(trained: Trained, observed: RatioTable, pool: RatioTable, cells: int, member: int) -> RatioTable:
-    """Columns of one network: in each cell, ratios have the integrals and D1, D2 the means that they have in the pool.
+    """Columns of one network: in each cell, ratios have the integrals and D the means that they have in the pool.
 
     Its integrals are taken over the pool events of its training, so that folds are replicas of the whole analysis with
     one group of the simulation left out. Parts of the reference keep their shares.
@@ -93,12 +95,14 @@ def _observed(trained: Trained, observed: RatioTable, pool: RatioTable, cells: i
 
     alone = event_columns(trained, events.features[seen], member=member)
     columns = event_columns(trained, trained.events.data, member=member)
-    for sample in trained.parts:
-        density, density_alone = q * pool[sample.name], q_seen * alone[sample.name]
+    for part in (p.name for p in trained.parts):
+        density, density_alone = q * pool[part], q_seen * alone[part]
         whole, single = integral(density, in_pool), integral(density_alone, in_pool[seen])
-        columns[sample.name] = columns[sample.name] * (whole / single)[in_data]
-        for column in (c for (owner, s) in trained.shapes if owner == sample.name for c in shape_columns(owner, s)):
+        for column in shape_columns(part, trained).values():
             mean = integral(pool[column] * density, in_pool) / whole
             shift = mean - integral(alone[column] * density_alone, in_pool[seen]) / single
             columns[column] = columns[column] + shift[in_data]
+        for column in (part, *(c for pair in anchor_columns(part, trained).values() for c in pair)):
+            factor = integral(q * pool[column], in_pool) / integral(q_seen * alone[column], in_pool[seen])
+            columns[column] = columns[column] * factor[in_data]
     return RatioTable.from_columns({c: columns.get(c, observed[c]) for c in observed.names})

@@ -11,13 +11,16 @@ from nuratio.checks.networks import network_checks, normalisation_checks
 from nuratio.checks.positivity import positivity_checks
 from nuratio.checks.report import Check, CheckReport, Curve, averaged
 from nuratio.checks.reweighting import CrossFitted
+from nuratio.checks.statistics import simulation_check
 from nuratio.checks.support import support_checks
 from nuratio.checks.two_sample import two_sample_checks
 from nuratio.data.sample import EventSample
 from nuratio.infer.fit import fit
 from nuratio.ratios.estimator import RatioEstimator
-from nuratio.workspace.build import Cells, assemble, resolve, train_all
+from nuratio.workspace.build import assemble
 from nuratio.workspace.config import Config
+from nuratio.workspace.rates import Cells
+from nuratio.workspace.train import resolve, train_all
 
 __all__ = ["check_analysis", "check_ratios"]
 
@@ -93,6 +96,7 @@ def check_analysis(
     )
     poi, checks, curves = model.config.poi_name, [converged], []
     if poi is not None:
+        checks.append(simulation_check(model, best, poi))
         cells = {region["Name"]: Cells.of_region(region) for region in settings.regions}
         check, curve = minimum_check(workspace, {name: (t, cells[name]) for name, t in trained.items()}, best, poi)
         checks.append(check)

@@ -177,7 +177,7 @@ def demo(directory: Path, seed: int, no_plots: bool) -> None:
 @_config_options
 def train(config: Path, inputs: Path | None, cache: Path | None, device: str) -> None:
     """Train every network CONFIG asks for; what is in the cache is not trained again."""
-    from nuratio.workspace.build import train_all
+    from nuratio.workspace.train import train_all
 
     trained = train_all(config, inputs=inputs, cache=cache, device=device)
     _emit(
@@ -516,11 +516,14 @@ def fit(
     fix: dict[str, float],
     minos: tuple[str, ...],
 ) -> None:
-    """Maximum-likelihood fit of WORKSPACE."""
+    """Maximum-likelihood fit of WORKSPACE; the POI with its errors on stderr."""
     from nuratio.infer.fit import fit as run
 
     _, model, data = opened
-    _emit(run(model, data, fixed=fix, minos=minos).to_json(), output)
+    result = run(model, data, fixed=fix, minos=minos)
+    if model.config.poi_name is not None:
+        click.echo(str(result[model.config.poi_name]), err=True)
+    _emit(result.to_json(), output)
 
 
 @cli.command()

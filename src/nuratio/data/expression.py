@@ -89,7 +89,12 @@ class Expression:
             raise InvalidData(f"expression {self.text!r} cannot be evaluated: {reason}") from error
 
 
-def compile_expression(text: str, branches: Collection[str], aliases: Mapping[str, str] | None = None) -> Expression:
+def compile_expression(
+    text: str,
+    branches: Collection[str],
+    aliases: Mapping[str, str] | None = None,
+    replaced: Mapping[str, str] | None = None,
+) -> Expression:
     """Parse ``text`` and bind its names to ``branches``.
 
     Parameters
@@ -100,6 +105,8 @@ def compile_expression(text: str, branches: Collection[str], aliases: Mapping[st
         Names of the branches there are.
     aliases : mapping of str to str, optional
         Names that stand for expressions, in ``text`` and in each other.
+    replaced : mapping of str to str, optional
+        Branches that stand for expressions, which may contain them: ``{"pt": "1.01 * pt"}``.
 
     Raises
     ------
@@ -112,9 +119,12 @@ def compile_expression(text: str, branches: Collection[str], aliases: Mapping[st
     clashing = sorted(set(aliases or ()) & set(branches))
     if clashing:
         raise InvalidData(f"alias {clashing[0]!r} is also a branch; give the alias another name")
+    for name in replaced or ():
+        if name not in branches:
+            raise InvalidData(f"no branch {name!r} to replace; {did_you_mean(name, branches, 'branches')}")
     used: set[str] = set()
     try:
-        term = _Compiler(text, branches, aliases or {}, used).compile()
+        term = _Compiler(text, branches, {**(aliases or {}), **(replaced or {})}, used).compile()
     except (RecursionError, MemoryError) as error:
         raise InvalidData(f"expression {text[:60]!r}... is nested too deeply") from error
     if not used:
@@ -197,7 +207,7 @@ class _Compiler:
                 raise self.error(node, "an integer of more than 63 bits; write it with a decimal point")
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return lambda columns: value
-            case ast.Name(id=name) if name in self.aliases:
+            case ast.Name(id=name) if name in self.aliases and name not in self.branches:
                 return self.alias(node, name)
             case ast.Name() | ast.Attribute() if path := _dotted(node):
                 return self.named(node, path)
@@ -231,6 +241,8 @@ class _Compiler:
         )
 
     def branch(self, name: str) -> _Term:
+        if name in self.aliases and name not in self.opened:
+            return self.written_out(name)
         self.used.add(name)
         return lambda columns: columns[name]
 
@@ -250,8 +262,10 @@ class _Compiler:
     def alias(self, node: ast.expr, name: str) -> _Term:
         if name in self.opened:
             raise self.error(node, f"alias {name!r} refers to itself: {' -> '.join([*self.opened, name])}")
-        opened = (*self.opened, name)
-        text = self.aliases[name]
+        return self.written_out(name)
+
+    def written_out(self, name: str) -> _Term:
+        opened, text = (*self.opened, name), self.aliases[name]
         return _Compiler(text, self.branches, self.aliases, self.used, opened, self.operations).compile()
 
     def comparison(self, node: ast.Compare) -> _Term:

@@ -42,7 +42,7 @@ def read_parquet(
         As `nuratio.read_root`; also a variation that asks for another tree.
     """
     if variation is not None and variation.tree is not None:
-        raise InvalidData(f"{variation}: a Parquet file holds no trees; give files, weight or aliases")
+        raise InvalidData(f"{variation}: a Parquet file holds no trees; give files, weight, aliases or branches")
     step_bytes(step_size)
     return read_events(
         partial(_open, step_size=step_size),

@@ -65,12 +65,13 @@ def read_events(
     label: str | None,
 ) -> EventSample:
     """Read a sample from the tables ``open_table`` opens; the other arguments are those of `nuratio.read_root`."""
-    what = label or ""
+    what, replaced = label or "", None
     if variation is not None:
         what = f"{what}, {variation}" if what else str(variation)
         files = files if variation.files is None else variation.files
         weight = weight if variation.weight is None else variation.weight
         aliases = {**(aliases or {}), **(variation.aliases or {})}
+        replaced = variation.branches
         if event_id is None and (variation.tree is not None or variation.files is not None):
             warnings.warn(
                 f"{what}: the nominal and the varied copy of a generated event cannot be recognised as one, and may "
@@ -86,7 +87,7 @@ def read_events(
         plans, places, total = [], [], 0
         for path in paths:
             with open_table(path) as table, _blame(table.where):
-                plans.append(_Plan.bind(table.branches, aliases, named.values(), weight, cut, event_id))
+                plans.append(_Plan.bind(table.branches, aliases, replaced, named.values(), weight, cut, event_id))
                 places.append(table.where)
                 total += table.entries
         where = places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
@@ -124,13 +125,14 @@ class _Plan:
         cls,
         branches: Collection[str],
         aliases: Mapping[str, str] | None,
+        replaced: Mapping[str, str] | None,
         features: Iterable[str],
         *others: str | None,
     ) -> "_Plan":
         def bound(text: str | None) -> Expression | None:
-            return None if text is None else compile_expression(text, branches, aliases)
+            return None if text is None else compile_expression(text, branches, aliases, replaced)
 
-        return cls(tuple(compile_expression(f, branches, aliases) for f in features), *map(bound, others))
+        return cls(tuple(compile_expression(f, branches, aliases, replaced) for f in features), *map(bound, others))
 
     def branches(self) -> list[str]:
         used = [e for e in (*self.features, self.weight, self.cut, self.event_id) if e is not None]

@@ -48,7 +48,7 @@ def read_root(
     cut : str, optional
         Condition on the events to keep; a comparison with NaN is false.
     variation : Variation, optional
-        What to read instead of the nominal tree, files, weight or aliases.
+        What to read instead of the nominal tree, files, weight, aliases or branches.
     event_id : str, optional
         Expression of an integer that is the same for a generated event in all its variations, such as ``event`` or
         ``run * 10_000_000 + event``. None: the entry number before the cut, counted through the files.

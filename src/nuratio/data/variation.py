@@ -23,27 +23,35 @@ class Variation:
         The varied weight expression.
     aliases : mapping of str to str, optional
         Replaces these aliases: with ``aliases={"pt": "Jet_pt"}`` nominally, ``Variation(aliases={"pt": "Jet_pt_up"})``.
+    branches : mapping of str to str, optional
+        What these branches stand for, as expressions of the nominal ones, wherever they are used:
+        ``Variation(branches={"el_pt": "el_pt * where(abs(el_eta) < 1.4, 1.01, 1)"})``.
     name : str
         For messages; by default it says what is varied.
 
     Notes
     -----
-    A varied weight or alias reads the same entries, so varied events keep the ids of the nominal ones. A varied tree or
-    file holds its events in an order of its own: pass ``event_id`` to the reader, or one generated event may be trained
-    on in one variation and tested on in another (the reader issues a `LeakageWarning`).
+    A varied weight, alias or branch reads the same entries, so varied events keep the ids of the nominal ones. A varied
+    tree or file holds its events in an order of its own: pass ``event_id`` to the reader, or one generated event may be
+    trained on in one variation and tested on in another (the reader issues a `LeakageWarning`).
     """
 
     tree: str | None = None
     files: Files | None = None
     weight: str | None = None
     aliases: Mapping[str, str] | None = None
+    branches: Mapping[str, str] | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.tree is None and self.files is None and self.weight is None and not self.aliases:
-            raise InvalidData(f"variation {self.name!r} changes nothing: give a tree, files, a weight or aliases")
+        if not self._changes():
+            raise InvalidData(
+                f"variation {self.name!r} changes nothing: give a tree, files, a weight, aliases or branches"
+            )
 
     def __str__(self) -> str:
-        changes = {"tree": self.tree, "files": self.files, "weight": self.weight, "aliases": self.aliases}
-        given = ", ".join(f"{key} {value!r}" for key, value in changes.items() if value is not None)
+        given = ", ".join(f"{key} {value!r}" for key, value in self._changes().items())
         return f"variation {self.name!r} ({given})" if self.name else f"variation ({given})"
+
+    def _changes(self) -> dict[str, object]:
+        return {key: value for key, value in vars(self).items() if key != "name" and value not in (None, {})}

@@ -13,9 +13,11 @@ from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
 from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.model import Model
 from nuratio.model.normalisation import Cumulant, InCell, LinearIntegral, Normalisation, PoolIntegral, Powers, Unit
-from nuratio.model.shapes import Monomial, SampleShape, Variation, quadexp
+from nuratio.model.shapes import Monomial, SampleShape, Variation
+from nuratio.model.simulation import Simulation
 from nuratio.model.unbinned import EventCell, Events, UnbinnedChannel, pool_integral
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.exponent import exponent_terms
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
 __all__ = ["assemble"]
@@ -31,12 +33,20 @@ def assemble(workspace: Workspace, measurement: str | None, poi: str | None, ker
     without = {"poi_name": None} if poi is None else {}  # the measurement's may be one that only a patch adds
     companion = pyhf_model(workspace.counting, name, extension.get("modifier_settings", DEFAULT_SETTINGS), **without)
     chosen = extension.get("poi", companion.config.poi_name) if poi == "" else poi
-    channels = [_channel(entry, workspace.tables, companion.config, kernel) for entry in workspace.unbinned.values()]
+    rates = {c["name"]: c for c in workspace.spec["channels"]}
+    channels = [
+        _channel(entry, rates.get(channel, {"samples": ()}), workspace.tables, companion.config, kernel)
+        for channel, entry in workspace.unbinned.items()
+    ]
     return Model(companion, channels, extension.get("parameters", []), poi=chosen)
 
 
 def _channel(
-    entry: Mapping[str, Any], tables: Mapping[str, RatioTable], config: Any, kernel: Kernel
+    entry: Mapping[str, Any],
+    companion: Mapping[str, Any],
+    tables: Mapping[str, RatioTable],
+    config: Any,
+    kernel: Kernel,
 ) -> UnbinnedChannel:
     events = entry["events"]
     pool = tables[events["pool"]["file"]]
@@ -62,6 +72,7 @@ def _channel(
         ),
         observed_features=tables.get(events["observed"].get("features")),
         pool_features=tables.get(events["pool"].get("features")),
+        simulation=Simulation.of_channel(entry, companion, tuple(s["name"] for s in ordered)),
     )
 
 
@@ -109,15 +120,10 @@ def _shape(
         for m in modifiers.values()
         if m["interpcode"] != "quadexp"
     }
-    norm = sample.get("normalisation", {"type": None, "parameters": []})
-    names = norm["parameters"]
-    exponent = quadexp(
-        [par(n) for n in names],
-        [column(modifiers[n], "d1") for n in names],
-        [column(modifiers[n], "d2") for n in names],
+    exponent = tuple(
+        Monomial(column_name, tuple((par(name), power) for name, power in term))
+        for term, column_name in exponent_terms(sample).items()
     )
-    crossed = sample.get("cross", [])
-    exponent += tuple(Monomial(c["column"], tuple((par(n), 1) for n in c["parameters"])) for c in crossed)
     shape = SampleShape(
         sample["name"],
         sample["ratio"]["column"],
@@ -125,6 +131,7 @@ def _shape(
         tuple(v for v in varied.values() if v.code in MULTIPLICATIVE),
         tuple(v for v in varied.values() if v.code in ADDITIVE),
     )
+    norm = sample.get("normalisation", {"type": None})
     normalisation = _normalisation(shape, norm, modifiers, pool, weights, kernel)
     return replace(shape, norm=InCell(sample["share"], normalisation) if "share" in sample else normalisation)
 

@@ -10,13 +10,12 @@ the multiplicative ones (code1, code4 of hi / r and lo / r), the exponential is 
 integrate to 1 under q at every alpha, so that rates stay in the companion channel.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from nuratio.model.normalisation import Normalisation, Unit
 
-__all__ = ["Monomial", "SampleShape", "Variation", "quadexp"]
+__all__ = ["Monomial", "SampleShape", "Variation"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,6 @@ class Monomial:
 
     column: str
     powers: tuple[tuple[int, int], ...]
-
-
-def quadexp(par: Sequence[int], d1: Sequence[str], d2: Sequence[str]) -> tuple[Monomial, ...]:
-    """sum_k alpha_k D1_k + alpha_k^2 D2_k, the D1 first."""
-    linear = [Monomial(column, ((p, 1),)) for p, column in zip(par, d1, strict=True)]
-    return (*linear, *(Monomial(column, ((p, 2),)) for p, column in zip(par, d2, strict=True)))
 
 
 @dataclass(frozen=True)

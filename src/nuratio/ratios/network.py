@@ -28,8 +28,8 @@ class NetworkStack(nn.Module):
         Layer widths, inputs and outputs included.
     members : int
         M.
-    output_scale : float
-        Factor on the last layer's output; a small one makes a small function the easy one to learn.
+    output_scale : float or sequence of float
+        Factor on the outputs, or on each; a small one makes a small function the easy one to learn.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class NetworkStack(nn.Module):
         Inputs enter as (x - center) * inverse_scale.
     """
 
-    def __init__(self, sizes: Sequence[int], members: int, output_scale: float = 1.0) -> None:
+    def __init__(self, sizes: Sequence[int], members: int, output_scale: float | Sequence[float] = 1.0) -> None:
         super().__init__()
         layers = list(pairwise(sizes))
         self.weights = nn.ParameterList(
@@ -113,6 +113,6 @@ class NetworkStack(nn.Module):
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Self:
         """The inverse of `to_arrays`."""
         shapes = [arrays[f"weights.{layer}"].shape for layer in range(sum(n.startswith("weights.") for n in arrays))]
-        stack = cls([shapes[0][1], *(shape[2] for shape in shapes)], shapes[0][0])
+        stack = cls([shapes[0][1], *(shape[2] for shape in shapes)], shapes[0][0], arrays["output_scale"].tolist())
         stack.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
         return stack.requires_grad_(False)

@@ -49,8 +49,8 @@ def export_onnx(
     Inputs: ``features``, float32, shape (n, d), in the order of the metadata's ``features``; with ``cross_fitted`` also
     ``event_id``, int64, shape (n,). Outputs, float64: of a `RatioEstimator` ``ratios``, shape (n, parts), which is
     `RatioEstimator.ratios`, and ``net``, shape (n, samples), which is `RatioEstimator.ratio` of each sample; of a
-    `ShapeEstimator` ``d1`` and ``d2``, shape (n,). Networks run in float32, as they were trained, the rest in float64:
-    the numbers are the estimator's to the rounding of float32.
+    `ShapeEstimator` ``coefficients``, shape (n, terms). Networks run in float32, as they were trained, the rest in
+    float64: the numbers are the estimator's to the rounding of float32.
 
     Where the estimator raises, a graph cannot: a network outside the domain of its loss gives a ratio that is not
     finite, and so may features that are NaN or infinite.
@@ -71,7 +71,7 @@ def export_onnx(
         The file's metadata, which ONNX keeps as strings (JSON but for ``kind`` and ``nuratio_version``): ``features``,
         ``folds``, ``fold_seed``, ``cross_fitted``; of ratios ``parts`` (columns of ``ratios``), ``samples`` (columns of
         ``net``, sample -> its parts; without samples whose yields cancel), ``yields`` (part -> W, expected events) and
-        ``reference_fractions``.
+        ``reference_fractions``; of shapes ``terms`` (columns of ``coefficients``, each a list of nuisances and powers).
 
     Raises
     ------
@@ -94,10 +94,7 @@ def export_onnx(
             outputs["net"] = (_net(graph, ratios, shares.values()), len(shares))
     else:
         values = _chosen(graph, estimator.networks, cross_fitted, lambda y, _, __: _mean(graph, y))
-        d1 = graph("Gather", values, 0, axis=1)
-        curved = estimator.networks.stack.biases[-1].shape[-1] > 1
-        d2 = graph("Gather", values, 1, axis=1) if curved else graph("Expand", 0.0, graph("Shape", d1))
-        outputs = {"d1": (d1, 0), "d2": (d2, 0)}
+        outputs = {"coefficients": (values, len(estimator.terms))}
     content = graph.model(outputs, len(estimator.features), described)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
@@ -134,7 +131,7 @@ class _Graph:
         return self("Cast", name, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def model(self, outputs: dict[str, tuple[str, int]], features: int, described: dict[str, Any]) -> bytes:
-        """The finished file; outputs with their numbers of columns, 0 for shape (n,)."""
+        """The finished file; outputs with their numbers of columns."""
         helper, types = self._onnx.helper, self._onnx.TensorProto
         inputs = [helper.make_tensor_value_info("features", types.FLOAT, ["events", features])]
         if described["cross_fitted"]:
@@ -142,8 +139,7 @@ class _Graph:
         results = []
         for name, (value, columns) in outputs.items():
             self._nodes.append(helper.make_node("Identity", [value], [name]))
-            shape = ["events", columns] if columns else ["events"]
-            results.append(helper.make_tensor_value_info(name, types.DOUBLE, shape))
+            results.append(helper.make_tensor_value_info(name, types.DOUBLE, ["events", columns]))
         graph = helper.make_graph(self._nodes, described["kind"], inputs, results, self._constants)
         opset = [helper.make_opsetid("", _OPSET)]
         model = helper.make_model(
@@ -173,6 +169,8 @@ def _describe(estimator: RatioEstimator | ShapeEstimator) -> dict[str, Any]:
             "yields": estimator.yields,
             "reference_fractions": estimator.reference_fractions,
         }
+    else:
+        described |= {"terms": [list(map(list, term)) for term in estimator.terms]}
     return described
 
 

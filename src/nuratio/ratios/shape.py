@@ -1,5 +1,6 @@
-"""Trained shape variations: how the density of one part changes with one nuisance parameter."""
+"""Trained shape variations: how the density of one part changes with all its nuisance parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from nuratio.data.sample import EventSample
+from nuratio.data.varied import Term, monomial
+from nuratio.errors import UnknownName, did_you_mean
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.storage import made_of, read_estimator, write_estimator
@@ -20,23 +23,28 @@ _KIND = "shape-estimator"
 
 @dataclass(frozen=True, eq=False)
 class ShapeEstimator:
-    """Coefficients of ln[p(x|alpha) / p(x|0)] = alpha D1(x) + alpha^2 D2(x) (arXiv:2406.19076).
+    """Coefficients of ln[p(x|alpha) / p(x|0)] = sum_t phi_t(alpha) D_t(x), phi_t a monomial (arXiv:2406.19076).
 
-    Shapes only: p is normalised at alpha = -1, 0 and +1; rates belong to HistFactory terms.
+    For most nuisances the terms are alpha D1(x) + alpha^2 D2(x). Shapes only: rates belong to HistFactory terms.
 
     Attributes
     ----------
     networks : CrossFit
-        Outputs D1 and D2, or D1 alone where only one direction was simulated (then D2 = 0).
+        Outputs D_t.
+    terms : tuple of Term
+        The monomials in the order of the outputs.
     report : dict
-        Plain numbers about the training: events, directions, best epochs and held-out losses of the networks.
+        Plain numbers about the training: events, points, best epochs and held-out losses, and for each group of
+        nuisances that share terms the ridge, the size and the significance of the effect.
     """
 
     networks: CrossFit
+    terms: tuple[Term, ...]
     report: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"ShapeEstimator({self.report['name']}; features {', '.join(self.features)})"
+        nuisances = ", ".join(self.nuisances)
+        return f"ShapeEstimator({self.report['name']}; {nuisances}; features {', '.join(self.features)})"
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -48,10 +56,24 @@ class ShapeEstimator:
         """The options it was trained with; ``folds`` and ``fold_seed`` fix the cross-fitting."""
         return self.networks.options
 
+    @property
+    def nuisances(self) -> tuple[str, ...]:
+        """The nuisance parameters."""
+        return tuple(dict.fromkeys(name for term in self.terms for name, _ in term))
+
+    def insignificant(self, sigmas: float) -> tuple[str, ...]:
+        """Nuisances whose effect on the shape differs from none by less than so many standard errors.
+
+        The effect is the mean square of the log ratio at the simulated points, as events tell it that the networks
+        have not seen. Nuisances with cross terms are judged together.
+        """
+        groups = self.report["groups"]
+        return tuple(k for g in groups if not g["square"] > sigmas * g["error"] for k in g["nuisances"] if sigmas > 0)
+
     def coefficients(
         self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None, member: int | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """D1 and D2 at x, each of shape (n,).
+    ) -> dict[Term, NDArray[np.float64]]:
+        """D_t at x, each of shape (n,).
 
         Parameters
         ----------
@@ -69,13 +91,33 @@ class ShapeEstimator:
             Features that are missing, of the wrong shape, NaN or infinite.
         """
         values = self.networks(x, event_ids, _mean, member)
-        d1 = np.ascontiguousarray(values[:, 0])
-        return d1, np.ascontiguousarray(values[:, 1]) if values.shape[1] > 1 else np.zeros_like(d1)
+        return {term: np.ascontiguousarray(values[:, t]) for t, term in enumerate(self.terms)}
+
+    def log_ratio(
+        self,
+        x: EventSample | ArrayLike,
+        alpha: Mapping[str, float],
+        *,
+        event_ids: NDArray[np.int64] | None = None,
+        member: int | None = None,
+    ) -> NDArray[np.float64]:
+        """ln[p(x|alpha) / p(x|0)] at x, shape (n,), up to a constant; nuisances that are not named are 0.
+
+        Raises
+        ------
+        UnknownName
+            A nuisance it was not trained for.
+        """
+        for name in alpha:
+            if name not in self.nuisances:
+                raise UnknownName(f"no nuisance {name!r}; {did_you_mean(name, self.nuisances, 'nuisances')}")
+        values = self.networks(x, event_ids, _mean, member)
+        return np.asarray(values @ [monomial(term, alpha) for term in self.terms])
 
     def save(self, directory: str | Path) -> None:
         """Write ``estimator.json`` and ``estimator.safetensors``; `load` gives the same numbers bit for bit."""
         document, arrays = self.networks.stored()
-        write_estimator(directory, _KIND, document | {"report": self.report}, arrays)
+        write_estimator(directory, _KIND, document | {"terms": self.terms, "report": self.report}, arrays)
 
     @classmethod
     def load(cls, directory: str | Path) -> "ShapeEstimator":
@@ -88,7 +130,8 @@ class ShapeEstimator:
         """
         document, arrays = read_estimator(directory, _KIND)
         with made_of(directory):
-            return cls(CrossFit.restored(document, arrays), document["report"])
+            terms = tuple(tuple((str(name), int(power)) for name, power in term) for term in document["terms"])
+            return cls(CrossFit.restored(document, arrays), terms, document["report"])
 
 
 def _mean(outputs: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Interrupted trainings go on where they stopped: their state, now and then, in one file.
 
-Give `nuratio.train` or `nuratio.training.shape.train_shape` a ``checkpoint`` where a training takes long or may be cut
+Give `nuratio.train` or `nuratio.training.shape.train_shapes` a ``checkpoint`` where a training takes long or may be cut
 off. Training again with the same inputs then continues, to the same numbers bit for bit as without the interruption.
 """
 

@@ -1,10 +1,12 @@
-"""Shape variations of one positive part under one nuisance parameter, from its varied simulations.
+"""Shape variations of one positive part under all its nuisance parameters, from its varied simulations.
 
-Use `train_shape` once per part and nuisance: changing one systematic then retrains it and nothing else.
+Use `train_shapes` once per part: one network learns the coefficients of every nuisance at once. Stochastic descent
+finds the hidden layers, Newton's method the last one (`nuratio.training.last_layer`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -14,50 +16,62 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from nuratio.data.sample import EventSample
-from nuratio.errors import InvalidData, LeakageWarning
+from nuratio.data.varied import Term, VariedSample, monomial
+from nuratio.errors import InvalidData, LeakageWarning, UnknownName, did_you_mean
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
 from nuratio.training.checkpoint import Checkpoint, fingerprint
+from nuratio.training.last_layer import Group, solve_last_layer
+from nuratio.training.linking import LinkedEvents, link
 from nuratio.training.loop import fit_networks, require_device, split_events
 from nuratio.training.statistics import check_statistics
 
-__all__ = ["SHAPE_OPTIONS", "train_shape"]
+__all__ = ["SHAPE_OPTIONS", "train_shapes"]
+
+Floats = NDArray[np.float64]
 
 SHAPE_OPTIONS = TrainingOptions(
-    hidden=(32, 32), epochs=15, batch_size=2048, learning_rate=1e-2, weight_decay=1e-2, ensemble=1
+    hidden=(64, 64), epochs=10, batch_size=1024, learning_rate=5e-3, weight_decay=1e-4, ensemble=1
 )
-"""Defaults for shapes: they vary gently, so a small network and a stronger pull to zero."""
+"""Defaults for shapes."""
 
-_ALPHA = {"up": 1.0, "down": -1.0}
-_HEAD_SCALE = 0.1  # D1 and D2 of most systematics are small
+_SMALLEST = 1e-3  # rms of a log ratio that a network is asked to see
 
 
-def train_shape(
+def train_shapes(
     nominal: EventSample,
-    up: EventSample | None = None,
-    down: EventSample | None = None,
+    varied: Sequence[VariedSample],
     *,
-    name: str = "shape variation",
+    order: Mapping[str, int] | None = None,
+    cross: Sequence[tuple[str, str]] = (),
+    name: str = "shapes",
     seed: int = 0,
     options: TrainingOptions | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     device: str = "cpu",
 ) -> ShapeEstimator:
-    """Train D1, D2 of ln[p(x|alpha) / p(x|0)] = alpha D1 + alpha^2 D2 from simulations at alpha = +1 and -1.
+    """Train ln[p(x|alpha) / p(x|0)] = sum_k alpha_k D1_k + alpha_k^2 D2_k + ... from simulations at some alpha.
 
-    Binary cross-entropy of varied against nominal events with the logit alpha D1 + alpha^2 D2 (arXiv:2406.19076);
-    shapes only: the weights |w| of each simulation are normalised. With one direction alone the form is linear, D2 = 0.
+    Binary cross-entropy of varied against nominal events, summed over the points, with this polynomial (and the known
+    ratio of the yields) as the logit: the parametric likelihood-ratio loss of arXiv:2406.19076. Shapes only: the yields
+    of the simulations do not enter. A simulation that differs in weights alone costs no second pass of the network.
 
     Parameters
     ----------
-    nominal, up, down : EventSample
-        One part (all weights of one sign) at alpha = 0, +1 and -1; at least one of ``up`` and ``down``. Event ids link
-        the variations of a generated event. Where only the weights vary, pass the same features.
+    nominal : EventSample
+        One part (all weights of one sign) at alpha = 0.
+    varied : sequence of VariedSample
+        The same part at other points: +-1 of each nuisance, and +-2, other values, or several nuisances at once. Event
+        ids link the variations of a generated event. Where only the weights vary, pass the same features.
+    order : mapping of str to int, optional
+        Nuisance -> highest power of it. By default 2, or 1 where all points of a nuisance by itself have one value.
+    cross : sequence of (str, str)
+        Pairs of nuisances with a term alpha_j alpha_k D_jk(x); each needs a point where both are varied.
     name : str
-        Names the variation in messages.
+        Names the part in messages.
     seed : int
         Of initialisation and shuffling.
     options : TrainingOptions or None
@@ -72,8 +86,10 @@ def train_shape(
     Raises
     ------
     InvalidData
-        No variation, weights of both signs, differing features, or too few events for the folds; a checkpoint of
-        another training.
+        No variation, an order that the points do not identify, weights of both signs, differing features, or too few
+        events for the folds; a checkpoint of another training.
+    UnknownName
+        An order or a cross term of a nuisance that is not varied.
     FitFailed
         A training that diverged.
 
@@ -86,8 +102,9 @@ def train_shape(
     """
     require_device(device)
     options = SHAPE_OPTIONS if options is None else options
-    varied = {direction: v for direction, v in (("up", up), ("down", down)) if v is not None}
-    given = {f"{name}: {which}": events for which, events in ({"nominal": nominal} | varied).items()}
+    given = {f"{name}: nominal": nominal} | {f"{name}: {v}": v.events for v in varied}
+    if len(given) != len(varied) + 1:
+        raise InvalidData(f"{name}: points are given twice: {[str(v) for v in varied]}")
     _require_comparable(name, given)
     if len({len(v) for v in given.values()}) > 1 and any(v.event_ids is None for v in given.values()):
         warn(
@@ -96,42 +113,154 @@ def train_shape(
             LeakageWarning,
             stacklevel=2,
         )
+    terms = shape_terms(varied, order or {}, cross, name)
+    phi = np.array([[monomial(term, v.alpha) for v in varied] for term in terms])
+    _require_identified(terms, phi, name)
     kept = None
     if checkpoint is not None:
         kept = Checkpoint.open(
             checkpoint,
-            fingerprint({"nominal": nominal} | varied, shape=list(varied), seed=seed, options=options.to_dict()),
+            fingerprint(
+                {"nominal": nominal} | {str(v): v.events for v in varied},
+                terms=[list(map(list, term)) for term in terms],
+                seed=seed,
+                options=options.to_dict(),
+            ),
         )
-    report = {"name": name, "seed": seed, "directions": list(varied)} | check_statistics(given, options)
-    x, ids, weight = _linked([nominal, *varied.values()])
+    report: dict[str, Any] = {"name": name, "seed": seed, "points": [dict(v.alpha) for v in varied]}
+    report |= check_statistics(given, options)
+    events = link(nominal, [v.events for v in varied])
+    groups = _groups(terms, phi)
     networks = NetworkStack(
-        [len(nominal.names), *options.hidden, len(varied)], options.folds * options.ensemble, output_scale=_HEAD_SCALE
+        [len(nominal.names), *options.hidden, len(terms)], options.folds * options.ensemble, [1.0] * len(terms)
     )
     generator = torch.Generator().manual_seed(seed)
     networks.standardise(nominal.features, np.abs(nominal.weights))
-    networks.initialise(generator, [0.0] * len(varied))
+    networks.initialise(generator, [0.0] * len(terms))
+    first = solve_last_layer(networks, events, phi, groups, options)
+    weight = _scale_outputs(networks, groups, first, phi)
     networks.to(device)
-    events, weights = torch.from_numpy(x).to(device), torch.from_numpy(weight).to(device)
-    alpha = torch.tensor([_ALPHA[direction] for direction in varied], dtype=torch.float32, device=device)
-    powers = torch.stack([alpha, alpha**2])[: len(varied)]  # (outputs, directions); linear with one direction
-
-    def loss(rows: Tensor, members: slice) -> Tensor:
-        outputs = networks(events[rows].flatten(1, 2), members)
-        logits = (outputs @ powers).unflatten(1, (rows.shape[1], -1)).expand(-1, -1, len(given), -1)
-        at_nominal, at_varied = logits[:, :, 0], logits[:, :, 1:].diagonal(dim1=2, dim2=3)  # (members, b, directions)
-        w = weights[rows]
-        return (w[..., :1] * softplus(at_nominal) + w[..., 1:] * softplus(-at_varied)).sum(-1)
-
-    splits = split_events(ids, options)
+    loss = _loss(networks, events.to(device), phi, weight, device)
+    splits = split_events(events.ids, options)
     history = fit_networks(networks, loss, splits, options, generator, label=name, progress=progress, checkpoint=kept)
+    found = solve_last_layer(networks.cpu(), events, phi, groups, options)
     if kept:
         kept.remove()
-    return ShapeEstimator(CrossFit(networks.cpu(), nominal.names, options), report | history)
+    report["groups"] = [
+        {"nuisances": sorted({k for t in group.terms for k, _ in terms[t]})} | values
+        for group, values in zip(groups, found, strict=True)
+    ]
+    return ShapeEstimator(CrossFit(networks, nominal.names, options), terms, report | history)
+
+
+def _loss(networks: NetworkStack, events: LinkedEvents, phi: Floats, weight: Floats, device: str) -> Any:
+    powers = torch.tensor(phi, dtype=torch.float32, device=device)
+    of_point = torch.tensor(weight / weight.sum(), dtype=torch.float32, device=device)
+    scale = 0.5 * of_point
+
+    def loss(rows: Tensor, members: slice) -> Tensor:
+        batch = events.batch(rows.to(device))
+        logits = networks(batch.x, members) @ powers + events.log_yield  # (m, rows, points)
+        network = torch.arange(len(rows), device=device)
+        base = logits[network[:, None], batch.first]  # (m, b, points)
+        total = batch.nominal * ((2 * softplus(base) - base) @ scale)
+        changed = logits[network[batch.owner // rows.shape[1]], batch.row, batch.point]
+        changes = batch.change * softplus(-changed) * scale[batch.point]
+        summed: Tensor = total.flatten().index_add(0, batch.owner, changes)
+        return summed.view(rows.shape)
+
+    return loss
+
+
+def _scale_outputs(
+    networks: NetworkStack, groups: Sequence[Group], found: Sequence[Mapping[str, Any]], phi: Floats
+) -> Floats:
+    """Units in which the last layers are of order one; returns the weight of each point in the loss.
+
+    Points weigh as the inverse of what there is to learn, so that a small effect is not lost beside a large one, but no
+    more than their statistical error allows.
+    """
+    scale, weight = np.ones(phi.shape[0]), np.zeros(phi.shape[1])
+    for group, values in zip(groups, found, strict=True):
+        square = max(values["square"], values["error"], _SMALLEST**2)
+        scale[group.terms] = np.sqrt(square)
+        weight[group.points] = 1 / (square * len(group.points))
+    with torch.no_grad():
+        unit = torch.tensor(scale, dtype=torch.float32)
+        networks.weights[-1].div_(unit)
+        networks.biases[-1].div_(unit)
+        networks.get_buffer("output_scale").copy_(unit)
+    return weight
+
+
+# --- terms
+
+
+def shape_terms(
+    varied: Sequence[VariedSample], order: Mapping[str, int], cross: Sequence[tuple[str, str]], name: str
+) -> tuple[Term, ...]:
+    """The monomials of a shape: powers of each nuisance, nuisance by nuisance, then the cross terms.
+
+    Raises
+    ------
+    InvalidData, UnknownName
+        See `train_shapes`.
+    """
+    nuisances = list(dict.fromkeys(k for v in varied for k in v.alpha))
+    for k in (*order, *(k for pair in cross for k in pair)):
+        if k not in nuisances:
+            raise UnknownName(f"{name}: {k!r} is not varied; {did_you_mean(k, nuisances, 'nuisances')}")
+    terms: list[Term] = []
+    for k in nuisances:
+        alone = {v.alpha[k] for v in varied if set(v.alpha) == {k}}
+        if not alone:
+            raise InvalidData(f"{name}: {k!r} is varied together with others only; give a point where it is alone")
+        highest = order.get(k, min(len(alone), 2))
+        if not 1 <= highest <= len(alone):
+            values = ", ".join(f"{a:g}" for a in sorted(alone))
+            raise InvalidData(
+                f"{name}: order {highest} of {k!r} is not identified by simulations at alpha = {values}; "
+                f"an order from 1 to {len(alone)} is"
+            )
+        terms += [((k, power),) for power in range(1, highest + 1)]
+    for j, k in cross:
+        if j == k or not any({j, k} <= set(v.alpha) for v in varied):
+            raise InvalidData(f"{name}: the cross term of {j!r} and {k!r} needs a point where both are varied")
+        terms.append(((j, 1), (k, 1)))
+    return tuple(terms)
+
+
+def _require_identified(terms: Sequence[Term], phi: Floats, name: str) -> None:
+    rank = int(np.linalg.matrix_rank(phi))
+    if rank < len(terms):
+        raise InvalidData(
+            f"{name}: {phi.shape[1]} points identify {rank} of the {len(terms)} terms {[_text(t) for t in terms]}; "
+            "simulate more points or lower an order"
+        )
+
+
+def _text(term: Term) -> str:
+    return " ".join(k if power == 1 else f"{k}^{power}" for k, power in term)
+
+
+def _groups(terms: Sequence[Term], phi: Floats) -> list[Group]:
+    """Terms that share a point, directly or by way of others."""
+    label = np.arange(len(terms))
+    for point in phi.T:
+        together = np.flatnonzero(point)
+        label[np.isin(label, label[together])] = label[together].min()
+    groups = []
+    for one in np.unique(label):
+        mine = np.flatnonzero(label == one)
+        points = np.flatnonzero((phi[mine] != 0).any(axis=0))
+        linear = [len(terms[t]) == 1 and terms[t][0][1] == 1 for t in mine]
+        groups.append(Group(mine.tolist(), points.tolist(), linear))
+    return groups
 
 
 def _require_comparable(name: str, given: Mapping[str, EventSample]) -> None:
     if len(given) == 1:
-        raise InvalidData(f"{name}: neither an up nor a down variation was given")
+        raise InvalidData(f"{name}: no variation was given")
     (label, nominal), *varied = given.items()
     for other, events in varied:
         if events.names != nominal.names:
@@ -144,38 +273,3 @@ def _require_comparable(name: str, given: Mapping[str, EventSample]) -> None:
                 f"{label!r}: {wrong} of {len(events)} weights have the other sign than the nominal sum; "
                 "train each sign of a sample by itself (EventSample.sign)"
             )
-
-
-def _linked(given: list[EventSample]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Features, shape (n, v, d), ids, shape (n,), and weights, shape (n, v), of n generated events in v samples.
-
-    A generated event and its variations share a row, so that they share every batch and their common fluctuation
-    cancels in the gradient. A sample without the event has weight 0 there. Where all samples have the same features
-    (only the weights vary), features have shape (n, 1, d): one evaluation serves all.
-    """
-    nominal, *varied = given
-    share = [events.weights / events.total for events in given]
-    if all(np.array_equal(v.ids, nominal.ids) and np.array_equal(v.features, nominal.features) for v in varied):
-        x, ids, weight = nominal.features[:, None].copy(), nominal.ids, np.stack(share, axis=1)
-    else:
-        keys = np.concatenate([_keys(events.ids) for events in given])
-        unique, row = np.unique(keys, return_inverse=True)
-        sample = np.repeat(np.arange(len(given)), [len(events) for events in given])
-        x = np.zeros((len(unique), len(given), len(nominal.names)), dtype=np.float32)
-        x[row, sample] = np.concatenate([events.features for events in given])
-        weight = np.zeros((len(unique), len(given)))
-        weight[row, sample] = np.concatenate(share)
-        ids = unique["id"].copy()
-    scale = len(x) / (2 * len(varied))  # an untrained network then has a loss of ln 2
-    return x, ids, (weight * scale).astype(np.float32)
-
-
-def _keys(ids: NDArray[np.int64]) -> NDArray[np.void]:
-    """(id, how many of the same id came before): unique within a sample."""
-    order = np.argsort(ids, kind="stable")
-    first = np.r_[True, np.diff(ids[order]) != 0]
-    position = np.arange(len(ids))
-    keys = np.empty(len(ids), dtype=[("id", np.int64), ("copy", np.int64)])
-    keys["id"] = ids
-    keys["copy"][order] = position - np.maximum.accumulate(np.where(first, position, 0))
-    return keys

@@ -6,7 +6,7 @@ The words are cabinetry's where it has them: General, Regions, Samples, NormFact
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -159,6 +159,7 @@ def _names(values: Mapping[str, Any]) -> list[str]:
                     found.append(f"{key}: {entry['Name']!r}: {target}: no {name!r}; {did_you_mean(name, known)}")
     for s in values.get("Systematics", []):
         kind, up, down = s["Type"], s["Up"], s["Down"]
+        found += [f"Systematics: {s['Name']!r}: {problem}" for problem in _further_points(s, values["Systematics"])]
         if "Symmetrize" in up:
             found.append(f"Systematics: {s['Name']!r}: Symmetrize belongs to Down")
         for side, template in (("Up", up), ("Down", down)):
@@ -189,3 +190,41 @@ def _names(values: Mapping[str, Any]) -> list[str]:
         if "Samples" not in entry and "Expression" in entry:
             found.append(f"NormFactors: {entry['Name']!r}: an Expression needs Samples to act on")
     return found
+
+
+def _further_points(systematic: Mapping[str, Any], all_of: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong with Points, Cross, Order and Interpolation."""
+    points, crossed = systematic.get("Points", []), systematic.get("Cross", [])
+    code = systematic.get("Interpolation", "quadexp")
+    if systematic["Type"] != "NormPlusShape":
+        for word in ("Points", "Cross", "Order", "Interpolation"):
+            if word in systematic:
+                yield f"{word} is for Type NormPlusShape"
+        return
+    for side in ("Up", "Down"):
+        yield from (f"{side}: {word} is for Points and Cross" for word in ("At", "With") if word in systematic[side])
+    for template in (*points, *crossed):
+        if not set(template) & {"Tree", "SamplePath", "Weight", "Branches"}:
+            yield f"a point At {template['At']} changes nothing: give it a Tree, SamplePath, Weight or Branches"
+        yield from (
+            f"{word} is for Up and Down, not for a point At {template['At']}"
+            for word in ("Normalization", "Symmetrize")
+            if word in template
+        )
+    at = [p["At"] for p in points]
+    for value in at:
+        if value in (-1, 0, 1) or at.count(value) > 1:
+            yield f"Points: At {value:g}: give other values than -1, 0 and 1, each once"
+    if any("With" in p for p in points):
+        yield "Points: With is for Cross"
+    shapes = [s["Name"] for s in all_of if s["Type"] == "NormPlusShape" and s["Name"] != systematic["Name"]]
+    for c in crossed:
+        if c["With"] not in shapes:
+            yield f"Cross: With: no other NormPlusShape {c['With']!r}; {did_you_mean(c['With'], shapes)}"
+        if 0 in c["At"]:
+            yield f"Cross: At {c['At']}: both values must differ from 0"
+        for name in (systematic["Name"], c["With"]):
+            if not name.isidentifier():
+                yield f"Cross: {name!r} enters an expression of the rate: use letters, digits and _ in its name"
+    if code != "quadexp" and (crossed or systematic.get("Order", 2) != 2):
+        yield f"Interpolation {code} takes the shapes at 1 and -1: Order and Cross are for quadexp"

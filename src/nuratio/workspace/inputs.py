@@ -1,6 +1,6 @@
 """The events a configuration names: data, nominal samples and their variations, for one region."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,13 @@ from nuratio.data.parquet import read_parquet
 from nuratio.data.root import read_root
 from nuratio.data.sample import EventSample
 from nuratio.data.variation import Variation
+from nuratio.data.varied import VariedSample
 from nuratio.errors import InvalidConfig
 from nuratio.workspace.config import Config
 
 __all__ = ["RegionEvents", "read_region"]
+
+_DIRECTION = {1.0: "up", -1.0: "down"}
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,12 @@ class RegionEvents:
     nominal : dict
         Sample name -> events.
     varied : dict
-        (sample, systematic) -> (up, down); down is None where it mirrors up.
+        Sample name -> its varied simulations. In binned regions those at +-1 alone.
     """
 
     data: EventSample
     nominal: Mapping[str, EventSample]
-    varied: Mapping[tuple[str, str], tuple[EventSample, EventSample | None]]
+    varied: Mapping[str, tuple[VariedSample, ...]]
 
 
 def read_region(config: Config, region: Mapping[str, Any], *, progress: bool | None = None) -> RegionEvents:
@@ -44,31 +47,43 @@ def read_region(config: Config, region: Mapping[str, Any], *, progress: bool | N
     """
     features = region["Features"] if region.get("Type") == "unbinned" else [region["Variable"]]
     where = region["Name"]
-    nominal = {}
-    varied: dict[tuple[str, str], tuple[EventSample, EventSample | None]] = {}
+    nominal, varied = {}, {}
     for sample in config.samples(where):
         name = sample["Name"]
         nominal[name] = _read(config, region, sample, features, None, progress)
-        for systematic in config.systematics(where, name):
-            if systematic["Type"] != "NormPlusShape":
-                continue
-            up = _variation(config, systematic, "Up")
-            down = None if "Symmetrize" in systematic["Down"] else _variation(config, systematic, "Down")
-            varied[name, systematic["Name"]] = (
-                _read(config, region, sample, features, up, progress),
-                None if down is None else _read(config, region, sample, features, down, progress),
+        points = []
+        for alpha, template in _points(config, where, name, region.get("Type") == "unbinned"):
+            label = " ".join(f"{nuisance} {_DIRECTION.get(a, f'{a:+g}')}" for nuisance, a in alpha.items())
+            variation = Variation(
+                tree=template.get("Tree"),
+                files=config.paths(template["SamplePath"]) if "SamplePath" in template else None,
+                weight=template.get("Weight"),
+                branches=template.get("Branches"),
+                name=label,
             )
+            points.append(VariedSample(alpha, _read(config, region, sample, features, variation, progress)))
+        varied[name] = tuple(points)
     return RegionEvents(_read(config, region, config.data, features, None, progress), nominal, varied)
 
 
-def _variation(config: Config, systematic: Mapping[str, Any], side: str) -> Variation:
-    template = systematic[side]
-    return Variation(
-        tree=template.get("Tree"),
-        files=config.paths(template["SamplePath"]) if "SamplePath" in template else None,
-        weight=template.get("Weight"),
-        name=f"{systematic['Name']} {side.lower()}",
-    )
+def _points(
+    config: Config, region: str, sample: str, unbinned: bool
+) -> Iterator[tuple[dict[str, float], Mapping[str, Any]]]:
+    """The points of the nuisances at which a sample is simulated, and what to read there."""
+    systematics = [s for s in config.systematics(region, sample) if s["Type"] == "NormPlusShape"]
+    names = {s["Name"] for s in systematics}
+    for s in systematics:
+        name = s["Name"]
+        yield {name: 1.0}, s["Up"]
+        if "Symmetrize" not in s["Down"]:
+            yield {name: -1.0}, s["Down"]
+        if unbinned:
+            yield from (({name: p["At"]}, p) for p in s.get("Points", []))
+            yield from (
+                (dict(zip((name, p["With"]), p["At"], strict=True)), p)
+                for p in s.get("Cross", [])
+                if p["With"] in names
+            )
 
 
 def _read(

@@ -18,8 +18,10 @@ import jsonpatch
 import numpy as np
 import pyhf
 
+from nuratio.data.varied import Term
 from nuratio.errors import InvalidWorkspace, UnknownName, did_you_mean
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.exponent import cross_term, exponent_terms
 from nuratio.workspace.validate import modifier_names, schema_problems
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
@@ -271,31 +273,30 @@ def _drop_shapes(sample: JSON, gone: Collection[str]) -> None:
     """Remove per-event modifiers, their cross terms, and their rows and columns of the normalisation."""
     if not any(m["name"] in gone for m in sample.get("modifiers", [])):
         return
+    before = list(exponent_terms(sample))
     sample["modifiers"] = [m for m in sample["modifiers"] if m["name"] not in gone]
-    crossed = sample.pop("cross", [])
-    rows = [j for j, c in enumerate(crossed) if not any(name in gone for name in c["parameters"])]
-    if rows:
-        sample["cross"] = [crossed[j] for j in rows]
+    crossed = [c for c in sample.pop("cross", []) if not any(name in gone for name in c["parameters"])]
+    if crossed:
+        sample["cross"] = crossed
     norm = sample.pop("normalisation", None)
     if norm is None:
         return
     names = [n for n in norm["parameters"] if n not in gone]
     if names or (norm["type"] == "pool" and sample["modifiers"]):
-        sample["normalisation"] = _select(norm, names, rows)
-        if names != norm["parameters"]:
-            sample["normalisation"].pop("error", None)  # was measured with the nuisances that are gone
+        sample["normalisation"] = norm | {"parameters": names}
+        _reorder(sample, before)
+        if names != norm["parameters"]:  # was measured with the nuisances that are gone
+            sample["normalisation"].pop("error", None)
+            sample["normalisation"].pop("errors", None)
 
 
-def _select(norm: JSON, names: list[str], cross: list[int]) -> JSON:
-    """The normalisation with these nuisances and cross terms, in this order."""
-    n = len(norm["parameters"])
-    at = [norm["parameters"].index(name) for name in names]
-    rows = at + [n + i for i in at] + [2 * n + j for j in cross]
-    new = norm | {"parameters": names}
+def _reorder(sample: JSON, before: list[Term]) -> None:
+    """Rows of the normalisation that were those of some terms become those of the sample's terms."""
+    norm = sample["normalisation"]
     if norm["type"] == "cumulant":
+        rows = [before.index(term) for term in exponent_terms(sample)]
         mean, covariance = np.array(norm["mean"]), np.array(norm["covariance"])  # perhaps with an axis of cells first
-        new |= {"mean": mean[..., rows].tolist(), "covariance": covariance[..., rows, :][..., rows].tolist()}
-    return new
+        norm |= {"mean": mean[..., rows].tolist(), "covariance": covariance[..., rows, :][..., rows].tolist()}
 
 
 # --- rename
@@ -407,18 +408,24 @@ def sorted_workspace(workspace: Workspace) -> Workspace:
         channel["samples"].sort(key=_name)
         for sample in channel["samples"]:
             sample.get("modifiers", []).sort(key=_name)
-            crossed = [c | {"parameters": sorted(c["parameters"])} for c in sample.get("cross", [])]
-            order = sorted(range(len(crossed)), key=lambda j: crossed[j]["parameters"])
-            if crossed:
-                sample["cross"] = [crossed[j] for j in order]
+            before = list(exponent_terms(sample))
+            if "cross" in sample:
+                sample["cross"] = sorted(map(_in_order, sample["cross"]), key=cross_term)
             if "normalisation" in sample:
                 norm = sample["normalisation"]
-                sample["normalisation"] = _select(norm, sorted(norm["parameters"]), order)
+                sample["normalisation"] = norm | {"parameters": sorted(norm["parameters"])}
+                _reorder(sample, before)
     extension["channels"].sort(key=_name)
     extension["files"].sort(key=lambda f: f["id"])
     extension.get("parameters", []).sort(key=_name)
     extension.get("axes", []).sort(key=lambda a: (a["channel"], a["name"]))
     return _with_tables(counting, extension, workspace)
+
+
+def _in_order(cross: JSON) -> JSON:
+    """A cross term with its parameters in the order of their names."""
+    names, powers = zip(*cross_term(cross), strict=True)
+    return cross | {"parameters": list(names)} | ({"powers": list(powers)} if "powers" in cross else {})
 
 
 def _name(item: Mapping[str, Any]) -> str:

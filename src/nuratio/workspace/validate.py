@@ -17,11 +17,15 @@ from referencing.jsonschema import DRAFT6
 from nuratio.errors import did_you_mean
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.cells import cell_problems
+from nuratio.workspace.exponent import cross_term
 from nuratio.workspace.strict_json import LARGEST, Path, json_problems, pointer, value_problems
 
-__all__ = ["core", "knows_poi", "modifier_names", "problems", "remarks", "schema", "schema_problems"]
+__all__ = ["MULTIPLICATIVE", "core", "knows_poi", "modifier_names", "problems", "remarks", "schema", "schema_problems"]
 
 _CHOICES: dict[str, Callable[[Any], list[Any]]] = {"const": lambda value: [value], "enum": list}
+MULTIPLICATIVE = ("code1", "code4")
+"""Codes that need positive ratios and the pool integral."""
+
 _CHUNK = 1 << 18  # events checked at a time
 
 
@@ -341,6 +345,7 @@ def _events(
                 )
             elif "ratiocell" not in channel:
                 found += _integrals(where, channel, pool, weights)
+    found += _parts(where, channel, pool)
     observed = rows.get("observed") if "file" in events["observed"] else pool
     if observed is not None:
         total = float(len(observed))
@@ -364,9 +369,24 @@ def _events(
     if len(rows) == 2:
         missing = set(rows["pool"].names) ^ set(rows["observed"].names)
         missing -= {events[k]["weight"]["column"] for k in ("observed", "pool") if "weight" in events[k]}
+        missing -= {events["pool"]["part"]["column"]} if "part" in events["pool"] else set()
         if missing:
             found.append(f"{where}/events: columns {sorted(missing)} are not in both tables")
     return found
+
+
+def _parts(where: str, channel: Mapping[str, Any], pool: RatioTable | None) -> Iterator[str]:
+    """Parts of the pool that samples name, but that are not there."""
+    column = channel["events"]["pool"].get("part", {}).get("column")
+    if column is not None and pool is not None and column not in pool:
+        yield f"{where}/events/pool: no part column {column!r}; {did_you_mean(column, pool.names)}"
+        return
+    there = set() if column is None or pool is None else set(np.unique(pool[column]).tolist())
+    for j, sample in enumerate(channel["samples"]):
+        named = [part["number"] for part in sample.get("simulation", {}).get("parts", [])]
+        lost = [number for number in named if number not in there]
+        if lost and pool is not None:
+            yield f"{where}/samples/{j}/simulation/parts: no event of the pool is of part {lost[0]}"
 
 
 def _integrals(where: str, channel: Mapping[str, Any], pool: RatioTable, weights: NDArray[np.float64]) -> Iterator[str]:
@@ -403,7 +423,7 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
             if column not in table:
                 found.append(f"{place}: no column {column!r} in the {kind} events; {did_you_mean(column, table.names)}")
     crossed = sample.get("cross", [])
-    found += _repeats(f"{where}/cross", [" ".join(sorted(c["parameters"])) for c in crossed])
+    found += _repeats(f"{where}/cross", [" ".join(f"{p}^{n}" for p, n in cross_term(c)) for c in crossed])
     quadexp = [m["name"] for m in modifiers if m["interpcode"] == "quadexp"]
     varied = [m for m in modifiers if m["interpcode"] != "quadexp"]
     for c in crossed:
@@ -417,7 +437,7 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
     if quadexp and norm is None:
         found.append(f"{where}: quadexp modifiers need the sample's normalisation")
     if norm is not None:
-        k = 2 * len(norm["parameters"]) + len(crossed)
+        k = sum(len(m["data"]) for m in modifiers if m["interpcode"] == "quadexp") + len(crossed)
         if sorted(norm["parameters"]) != sorted(quadexp):
             found.append(f"{where}/normalisation: parameters {norm['parameters']} differ from the modifiers {quadexp}")
         if norm["type"] == "cumulant" and not (
@@ -428,7 +448,7 @@ def _sample(where: str, sample: Mapping[str, Any], rows: Mapping[str, RatioTable
                 f"{f', for each of the {cells[0]} cells' if cells else ''}"
             )
     if norm is None or norm["type"] != "pool":
-        factors = [m["name"] for m in varied if m["interpcode"] in ("code1", "code4")]
+        factors = [m["name"] for m in varied if m["interpcode"] in MULTIPLICATIVE]
         if factors or (quadexp and varied):
             found.append(
                 f"{where}: {'multiplicative codes' if factors else 'quadexp and additive codes on one sample'} have no "
@@ -461,7 +481,7 @@ def _anchors(where: str, sample: Mapping[str, Any], varied: list[Any], rows: Map
     """Multiplicative codes need positive ratios, nominal and varied, at every event."""
     found = []
     for m in varied:
-        if m["interpcode"] not in ("code1", "code4"):
+        if m["interpcode"] not in MULTIPLICATIVE:
             continue
         for kind, table in rows.items():
             for column in (sample["ratio"]["column"], m["data"]["hi"]["column"], m["data"]["lo"]["column"]):
