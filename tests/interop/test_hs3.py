@@ -188,6 +188,13 @@ def test_an_expression_is_a_generic_function():
     assert {"name": "kappa", "value": 0.5, "const": True} in content["parameter_points"][0]["parameters"]
 
 
+def test_an_expression_that_is_nested_too_deeply_is_refused():
+    content = to_hs3(expressions())
+    content["functions"][0]["expression"] = "kappa" + "+kappa" * 6000
+    with pytest.raises(InvalidWorkspace, match=r"its expression 'kappa\+kappa.* is not understood: maximum recursion"):
+        from_hs3(content)
+
+
 # --- unbinned channels
 
 

@@ -1,10 +1,13 @@
+import json
 import math
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
 from nuratio.errors import InvalidModel
 from nuratio.model.expression import Dual, Expression
+from nuratio.workspace.strict_json import LONGEST_EXPRESSION
 
 
 def duals(**values):
@@ -93,5 +96,65 @@ def test_an_exponent_may_be_stationary():
 
 def test_long_texts_are_refused():
     assert len(Expression.parse("mu" + "+mu" * 300).names) == 1
-    with pytest.raises(InvalidModel, match=r"expression of 1003 characters.*the limit is 1000"):
-        Expression.parse("mu " * 334 + "1")
+    long = "+".join(["(" + "+".join(["mu"] * 90) + ")"] * 73)
+    assert 19_000 < len(long) <= LONGEST_EXPRESSION
+    assert Expression.parse(long)(duals(mu=1.0)).value == 90 * 73
+    with pytest.raises(
+        InvalidModel, match=r"expression of 20003 characters.*the limit is 20000: give parts of it names"
+    ):
+        Expression.parse("mu " * 6667 + "+1")
+
+
+def test_the_limit_is_that_of_the_schema():
+    schema = json.loads(files("nuratio.workspace").joinpath("schema.json").read_text())
+    entry = schema["properties"]["parameters"]["items"]["properties"]["expression"]
+    assert entry["maxLength"] == LONGEST_EXPRESSION
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mu" + "+mu" * 6000,
+        "mu" + "**mu" * 4900,
+        "-" * 19000 + "mu",
+        "(" * 9000 + "mu" + ")" * 9000,
+        "exp(" * 3000 + "mu" + ")" * 3000,
+        "mu" + ".a" * 9000,
+    ],
+    ids=["sum", "powers", "signs", "parentheses", "functions", "attributes"],
+)
+def test_a_long_text_that_is_nested_too_deeply_is_refused(text):
+    with pytest.raises(InvalidModel, match=r"^expression .{30,400}(nested|recursion|parentheses)"):
+        Expression.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1/(mu - 1)", "1 / 0 is inf"),
+        ("sqrt(-mu)", r"sqrt\(-1\) is nan"),
+        ("(-mu)**0.5", r"-1 \*\* 0\.5 is nan"),
+        ("(-mu)**mu", r"-1 \*\* 1 is nan"),
+        ("1/exp(1000*mu)", r"exp\(1000\) is inf"),
+        ("0*log(mu - 1)", r"log\(0\) is -inf"),
+    ],
+)
+def test_what_is_undefined_anywhere_inside_is_named(text, message):
+    with pytest.raises(InvalidModel, match=f"is undefined at mu = 1: {message}; restrict the bounds"):
+        Expression.parse(text)(duals(mu=1.0))
+
+
+def test_without_derivatives_the_value_is_the_same():
+    expression = Expression.parse("exp(-mu)*(kappa - 2)**3/mu**kappa + sin(mu)")
+    plain = {name: Dual.constant(dual.value, 0) for name, dual in duals(mu=1.3, kappa=0.7).items()}
+    assert expression(plain).value == expression(duals(mu=1.3, kappa=0.7)).value
+    assert expression(plain).gradient.shape == (0,)
+
+
+def test_expressions_of_expressions_follow_the_chain_rule():
+    whole = Expression.parse("exp(-(mu*kappa - 1)**2) * (mu*kappa - 1)")(duals(mu=1.3, kappa=0.7))
+    inner = Expression.parse("mu*kappa - 1")(duals(mu=1.3, kappa=0.7))
+    outer = Expression.parse("exp(-x**2) * x")({"x": inner})
+    assert outer.value == pytest.approx(whole.value, rel=1e-14)
+    np.testing.assert_allclose(outer.gradient, whole.gradient, rtol=1e-13)
+    np.testing.assert_allclose(outer.hessian, whole.hessian, rtol=1e-13)

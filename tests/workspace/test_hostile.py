@@ -645,12 +645,12 @@ def test_an_expression_is_arithmetic_and_never_run(analytic_workspace, tmp_path,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("9**9**9*kappa", "undefined at .*out of range"),
-        ("9**9**9**9*kappa", "undefined at .*out of range"),
-        ("1/(kappa - 1)", "undefined at kappa = 1: float division by zero; restrict the bounds"),
-        ("1e308*10*kappa", "undefined at kappa = 1: the result is inf"),
-        ("(kappa - 2)**0.5", r"undefined at kappa = 1: -1 to the power 0\.5"),
-        ("log(kappa - 1)", "undefined at kappa = 1"),
+        ("9**9**9*kappa", r"undefined at kappa = 1: 9 \*\* 3\.8742e\+08 is inf"),
+        ("9**9**9**9*kappa", r"undefined at kappa = 1: 9 \*\* 3\.8742e\+08 is inf"),
+        ("1/(kappa - 1)", "undefined at kappa = 1: 1 / 0 is inf; restrict the bounds"),
+        ("1e308*10*kappa", r"undefined at kappa = 1: 1e\+308 \* 10 is inf"),
+        ("(kappa - 2)**0.5", r"undefined at kappa = 1: -1 \*\* 0\.5 is nan"),
+        ("log(kappa - 1)", r"undefined at kappa = 1: log\(0\) is -inf"),
         ("exp(exp(exp(7*kappa)))", "undefined at kappa = 1"),
     ],
 )
@@ -668,7 +668,7 @@ def test_an_undefined_expression_says_where(analytic_workspace, text, message):
         ([{"name": "mu", "expression": "2"}, {"name": "mu", "expression": "3"}], "occurs 2 times"),
         ([{"name": "muu", "expression": "kappa"}, {"name": "kappa"}], "no normfactor is called so; did you mean 'mu'"),
         ([{"name": "mu", "expression": "kappa"}, {"name": "kappa", "bounds": [[3, 1]]}], "parameters/1/bounds/0"),
-        ([{"name": "mu", "expression": "k" * 2000}], "/unbinned/parameters/0/expression: a text of 2000 characters"),
+        ([{"name": "mu", "expression": "k" * 20001}], "/unbinned/parameters/0/expression: a text of 20001 characters"),
         ([{"name": "mu", "expression": 2}], "/unbinned/parameters/0/expression: 2 is not of type 'string'"),
     ],
 )

@@ -323,6 +323,12 @@ def test_functions_are_no_parameters():
     new.validate()
 
 
+def test_a_long_sum_is_renamed_as_it_was_written():
+    ws = edited(rich(), lambda s: s["unbinned"]["parameters"][0].update(expression="kappa*1.50" + "+kappa" * 800))
+    new = ws.rename({"kappa": "κ"})
+    assert new.spec["unbinned"]["parameters"][0]["expression"] == "κ*1.50" + "+κ" * 800
+
+
 @pytest.mark.parametrize("name", ["k appa", "lambda", "2k"])
 def test_names_in_expressions_must_be_names(name):
     with pytest.raises(InvalidWorkspace, match=r"the expression 'kappa \*\* 2' uses it"):

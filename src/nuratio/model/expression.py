@@ -1,26 +1,52 @@
 """Parameters given as smooth functions of other parameters, with exact first and second derivatives.
 
-An expression such as ``"mu - sqrt(mu)"`` or ``"kappa**2"`` is parsed over a short list of allowed operations (nothing
-is executed), and evaluated with second-order forward differentiation: each sub-expression carries its value, gradient
-and Hessian with respect to all parameters.
+An expression such as ``"mu - sqrt(mu)"`` or ``"kappa**2"`` is parsed over a short list of allowed operations and
+becomes a list of instructions for a stack (nothing is executed as Python). A compiled loop runs them with second-order
+forward differentiation: each entry of the stack carries its value, gradient and Hessian with respect to all parameters.
 """
 
 import ast
-import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidModel, did_you_mean
+from nuratio.model.compiling import compiler
+from nuratio.workspace.strict_json import LONGEST_EXPRESSION
 
 __all__ = ["FUNCTIONS", "Dual", "Expression"]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
-_LONGEST = 1000  # characters
+_SHOWN = 60  # characters of an expression in a message
+
+# what an instruction does: push a number or a parameter, or replace the last one or two entries of the stack
+_NUMBER, _PARAMETER = 0, 1
+_NEGATE, _SQRT, _EXP, _LOG, _SIN, _COS = 2, 3, 4, 5, 6, 7
+_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE = 8, 9, 10, 11
+_POWER, _VARIABLE_POWER = 12, 13  # of an exponent that has no parameter in it; of one that has
+
+FUNCTIONS = {"sqrt": _SQRT, "exp": _EXP, "log": _LOG, "sin": _SIN, "cos": _COS}
+
+_OPERATORS: dict[type[ast.operator], int] = {
+    ast.Add: _ADD,
+    ast.Sub: _SUBTRACT,
+    ast.Mult: _MULTIPLY,
+    ast.Div: _DIVIDE,
+    ast.Pow: _POWER,
+}
+_WRITTEN = {code: name for name, code in FUNCTIONS.items()} | {
+    _ADD: "+",
+    _SUBTRACT: "-",
+    _MULTIPLY: "*",
+    _DIVIDE: "/",
+    _POWER: "**",
+    _VARIABLE_POWER: "**",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +59,7 @@ class Dual:
 
     @classmethod
     def constant(cls, value: float, n: int) -> "Dual":
-        """A number that depends on nothing."""
+        """A number that depends on nothing; with n = 0 a plain number, for a value without derivatives."""
         return cls(value, np.zeros(n), np.zeros((n, n)))
 
     @classmethod
@@ -41,86 +67,8 @@ class Dual:
         """Parameter number ``index`` of n."""
         return cls(value, np.eye(n)[index], np.zeros((n, n)))
 
-    def chain(self, f: float, f1: float, f2: float) -> "Dual":
-        """f(self), given f and its first and second derivative at the value."""
-        outer = _outer(self.gradient, self.gradient)
-        return Dual(f, _scaled(f1, self.gradient), _scaled(f2, outer) + _scaled(f1, self.hessian))
 
-    def __add__(self, other: "Dual") -> "Dual":
-        return Dual(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
-
-    def __neg__(self) -> "Dual":
-        return Dual(-self.value, -self.gradient, -self.hessian)
-
-    def __sub__(self, other: "Dual") -> "Dual":
-        return self + (-other)
-
-    def __mul__(self, other: "Dual") -> "Dual":
-        cross = _outer(self.gradient, other.gradient)
-        return Dual(
-            self.value * other.value,
-            _scaled(self.value, other.gradient) + _scaled(other.value, self.gradient),
-            _scaled(self.value, other.hessian) + _scaled(other.value, self.hessian) + cross + cross.T,
-        )
-
-    def __truediv__(self, other: "Dual") -> "Dual":
-        x = other.value
-        return self * other.chain(1 / x, -1 / x**2, 2 / x**3)
-
-    def __pow__(self, other: "Dual") -> "Dual":
-        if not (np.any(other.gradient) or np.any(other.hessian)):
-            x, p = self.value, other.value
-            if p == 0:
-                return Dual.constant(1.0, len(self.gradient))
-            if p == 1:
-                return self
-            if x < 0 and p != int(p):
-                raise ValueError(f"{x:.6g} to the power {p:.6g}")
-            return self.chain(x**p, _monomial(p, x, p - 1), _monomial(p * (p - 1), x, p - 2))
-        return FUNCTIONS["exp"](other * FUNCTIONS["log"](self))
-
-
-def _monomial(factor: float, x: float, p: float) -> float:
-    """factor x**p, infinite at x = 0 for a negative power: a slope there, as of a square root."""
-    return math.copysign(math.inf, factor) if x == 0 and p < 0 else factor * x**p
-
-
-def _scaled(factor: float, derivatives: Floats) -> Floats:
-    """factor x derivatives; where a parameter does not enter (derivative 0) it stays 0 for an infinite factor too."""
-    with np.errstate(invalid="ignore"):
-        return np.where(derivatives == 0, 0.0, factor * derivatives)
-
-
-def _outer(a: Floats, b: Floats) -> Floats:
-    """Outer product, 0 where either parameter does not enter."""
-    return np.where((a == 0)[:, None] | (b == 0), 0.0, np.outer(np.where(a == 0, 1, a), np.where(b == 0, 1, b)))
-
-
-def _sqrt(u: Dual) -> Dual:
-    if u.value == 0:
-        return u.chain(0.0, math.inf, -math.inf)
-    root = math.sqrt(u.value)
-    return u.chain(root, 0.5 / root, -0.25 / root**3)
-
-
-FUNCTIONS: dict[str, Callable[[Dual], Dual]] = {
-    "sqrt": _sqrt,
-    "exp": lambda u: u.chain(math.exp(u.value), math.exp(u.value), math.exp(u.value)),
-    "log": lambda u: u.chain(math.log(u.value), 1 / u.value, -1 / u.value**2),
-    "sin": lambda u: u.chain(math.sin(u.value), math.cos(u.value), -math.sin(u.value)),
-    "cos": lambda u: u.chain(math.cos(u.value), -math.sin(u.value), -math.cos(u.value)),
-}
-
-_OPERATORS: dict[type[ast.operator], Callable[[Dual, Dual], Dual]] = {
-    ast.Add: Dual.__add__,
-    ast.Sub: Dual.__sub__,
-    ast.Mult: Dual.__mul__,
-    ast.Div: Dual.__truediv__,
-    ast.Pow: Dual.__pow__,
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expression:
     """A parsed expression.
 
@@ -134,7 +82,8 @@ class Expression:
 
     text: str
     names: tuple[str, ...]
-    _tree: ast.expr
+    _codes: Ints
+    _operands: Floats  # of an instruction: a number to push, or which of the names
 
     @classmethod
     def parse(cls, text: str) -> "Expression":
@@ -143,86 +92,215 @@ class Expression:
         Raises
         ------
         InvalidModel
-            Anything else, with the text and the part that is not understood; a text of more than 1000 characters.
+            Anything else, with the text and the part that is not understood; a text of more than 20000 characters.
         """
-        if len(text) > _LONGEST:
-            raise InvalidModel(f"expression of {len(text)} characters: {text[:50]!r}...; the limit is {_LONGEST}")
+        if len(text) > LONGEST_EXPRESSION:
+            raise InvalidModel(
+                f"expression of {len(text)} characters: {_shown(text)}; the limit is {LONGEST_EXPRESSION}: "
+                "give parts of it names of their own, as further normfactors"
+            )
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InvalidModel(f"expression {text!r} does not parse: {error or 'nested too deeply'}") from error
-        names: set[str] = set()
+            raise InvalidModel(
+                f"expression {_shown(text)} does not parse: {str(error) or 'nested too deeply'}"
+            ) from error
+        program: list[tuple[int, float | str]] = []
         try:
-            _check(tree, text, names)
+            _compile(tree, text, program)
         except RecursionError as error:
             raise InvalidModel(f"expression of {len(text)} characters is nested too deeply") from error
-        return cls(text, tuple(sorted(names)), tree)
+        names = tuple(sorted({operand for _, operand in program if isinstance(operand, str)}))
+        place = {name: float(j) for j, name in enumerate(names)}
+        operands = [place[operand] if isinstance(operand, str) else operand for _, operand in program]
+        return cls(text, names, np.array([code for code, _ in program], dtype=np.int64), np.array(operands))
+
+    def __str__(self) -> str:
+        """For messages: its beginning."""
+        return _shown(self.text)
 
     def __call__(self, values: Mapping[str, Dual]) -> Dual:
-        """Value, gradient and Hessian at the given parameters.
+        """Value, gradient and Hessian at the given parameters, which have derivatives by the same n parameters.
 
         Raises
         ------
         InvalidModel
             Where the expression is undefined (the square root of a negative number, a division by zero) or infinite.
         """
+        used = [values[name] for name in self.names]
         n = len(next(iter(values.values())).gradient) if values else 0
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):  # slopes may be infinite, the value not
-                result = _evaluate(self._tree, values, n)
-            if not math.isfinite(result.value):
-                raise OverflowError(f"the result is {result.value}")
-            return result
-        except (ValueError, ZeroDivisionError, OverflowError, RecursionError) as error:
-            at = ", ".join(f"{name} = {values[name].value:.6g}" for name in self.names)
-            raise InvalidModel(
-                f"expression {self.text!r} is undefined at {at}: {error}; restrict the bounds"
-            ) from error
+        x = np.array([u.value for u in used])
+        first = np.array([u.gradient for u in used]).reshape(len(used), n)
+        second = np.array([u.hessian for u in used]).reshape(len(used), n, n)
+        value, gradient, hessian, failed, a, b = _run(self._codes, self._operands, x, first, second)
+        if failed >= 0:
+            code = int(self._codes[failed])
+            what = f"{_WRITTEN[code]}({a:.6g})" if code in FUNCTIONS.values() else f"{a:.6g} {_WRITTEN[code]} {b:.6g}"
+            at = ", ".join(f"{name} = {u.value:.6g}" for name, u in zip(self.names, used, strict=True))
+            raise InvalidModel(f"expression {self} is undefined at {at}: {what} is {value:.6g}; restrict the bounds")
+        return Dual(value, gradient, hessian)
 
 
-def _check(node: ast.expr, text: str, names: set[str]) -> None:
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
+
+
+def _compile(node: ast.expr, text: str, program: list[tuple[int, float | str]]) -> None:
+    """Append the instructions that leave a node's value on the stack."""
     match node:
-        case ast.Constant(value=bool()):
-            allowed = False
-        case ast.Constant(value=int() | float() as value):
-            allowed = value <= sys.float_info.max
+        case ast.Constant(value=int() | float() as value) if type(value) is not bool and value <= sys.float_info.max:
+            program.append((_NUMBER, float(value)))
         case ast.Name(id=name):
-            names.add(name)
-            allowed = True
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-            _check(operand, text, names)
-            allowed = True
+            program.append((_PARAMETER, name))
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            _compile(operand, text, program)
+            if isinstance(sign, ast.USub):
+                program.append((_NEGATE, 0.0))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            _check(left, text, names)
-            _check(right, text, names)
-            allowed = True
+            _compile(left, text, program)
+            start = len(program)
+            _compile(right, text, program)
+            varies = any(code == _PARAMETER for code, _ in program[start:])
+            program.append((_VARIABLE_POWER if varies and isinstance(op, ast.Pow) else _OPERATORS[type(op)], 0.0))
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):
             if name not in FUNCTIONS:
                 raise InvalidModel(
-                    f"expression {text!r}: no function {name!r}; {did_you_mean(name, FUNCTIONS, 'functions')}"
+                    f"expression {_shown(text)}: no function {name!r}; {did_you_mean(name, FUNCTIONS, 'functions')}"
                 )
-            _check(argument, text, names)
-            allowed = True
+            _compile(argument, text, program)
+            program.append((FUNCTIONS[name], 0.0))
         case _:
-            allowed = False
-    if not allowed:
-        raise InvalidModel(
-            f"expression {text!r}: {ast.unparse(node)!r} is not allowed; use numbers, parameter names, + - * / ** and "
-            f"{', '.join(FUNCTIONS)}"
-        )
+            raise InvalidModel(
+                f"expression {_shown(text)}: {ast.unparse(node)!r} is not allowed; use numbers, parameter names, "
+                f"+ - * / ** and {', '.join(FUNCTIONS)}"
+            )
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, Dual], n: int) -> Dual:
-    match node:
-        case ast.Constant(value=int() | float() as value):
-            return Dual.constant(float(value), n)
-        case ast.Name(id=name):
-            return values[name]
-        case ast.UnaryOp(op=op, operand=operand):
-            u = _evaluate(operand, values, n)
-            return -u if isinstance(op, ast.USub) else u
-        case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_evaluate(left, values, n), _evaluate(right, values, n))
-        case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return FUNCTIONS[name](_evaluate(argument, values, n))
-    raise InvalidModel(f"cannot evaluate {ast.unparse(node)!r}")
+_jit = compiler()
+
+
+@_jit
+def _times(factor: float, derivative: float) -> float:
+    """Their product; where a parameter does not enter (derivative 0) it stays 0 for an infinite factor too."""
+    return 0.0 if derivative == 0.0 else factor * derivative
+
+
+@_jit
+def _curve(factor: float, a: float, b: float) -> float:
+    """factor x a x b; 0 where the factor, or a parameter's derivative, is 0."""
+    return 0.0 if factor == 0.0 or a == 0.0 or b == 0.0 else factor * a * b
+
+
+@_jit
+def _monomial(factor: float, x: float, p: float) -> float:
+    """factor x**p, infinite at x = 0 for a negative power: a slope there, as of a square root."""
+    return 0.0 if factor == 0.0 else factor * x**p
+
+
+@_jit
+def _function(code: int, x: float) -> tuple[float, float, float]:
+    """A function of one number with its first and second derivative."""
+    if code == _NEGATE:
+        return -x, -1.0, 0.0
+    if code == _SQRT:
+        root = np.sqrt(x)
+        return root, 0.5 / root, -0.25 / root**3
+    if code == _EXP:
+        e = np.exp(x)
+        return e, e, e
+    if code == _LOG:
+        return np.log(x), 1 / x, -1 / x**2
+    if code == _SIN:
+        return np.sin(x), np.cos(x), -np.sin(x)
+    return np.cos(x), -np.sin(x), -np.cos(x)
+
+
+@_jit
+def _operation(code: int, a: float, b: float) -> tuple[float, float, float, float, float, float]:
+    """An operation on two numbers, with its derivatives by a, b, aa, ab, bb."""
+    if code == _ADD:
+        return a + b, 1.0, 1.0, 0.0, 0.0, 0.0
+    if code == _SUBTRACT:
+        return a - b, 1.0, -1.0, 0.0, 0.0, 0.0
+    if code == _MULTIPLY:
+        return a * b, b, a, 0.0, 1.0, 0.0
+    if code == _DIVIDE:
+        return a / b, 1 / b, -a / b**2, 0.0, -1 / b**2, 2 * a / b**3
+    if code == _POWER:
+        return a**b, _monomial(b, a, b - 1), 0.0, _monomial(b * (b - 1), a, b - 2), 0.0, 0.0
+    log = np.log(a)  # an exponent that varies takes a positive base
+    f = np.exp(b * log)
+    return f, b * f / a, f * log, b * (b - 1) * f / a**2, f * (1 + b * log) / a, f * log**2
+
+
+@_jit
+def _run(
+    codes: Ints, operands: Floats, x: Floats, first: Floats, second: Floats
+) -> tuple[float, Floats, Floats, int, float, float]:
+    """Run the instructions.
+
+    Parameters
+    ----------
+    codes, operands : ndarray, shape (instructions,)
+    x, first, second : ndarray, shapes (m,), (m, n), (m, n, n)
+        The m parameters that occur, with derivatives by n parameters.
+
+    Returns
+    -------
+    value, gradient, hessian
+    failed : int
+        The first instruction whose value (then the first result) is not finite, or -1.
+    a, b : float
+        What it was applied to.
+    """
+    n, depth, deepest = first.shape[1], 0, 0
+    for code in codes:
+        depth += 1 if code <= _PARAMETER else -1 if code >= _ADD else 0
+        deepest = max(deepest, depth)
+    value, gradient, hessian = np.zeros(deepest), np.zeros((deepest, n)), np.zeros((deepest, n, n))
+    t = -1  # the top of the stack
+    for k in range(len(codes)):
+        code = codes[k]
+        if code == _NUMBER:
+            t += 1
+            value[t] = operands[k]
+            for i in range(n):
+                gradient[t, i] = 0.0
+                for j in range(n):
+                    hessian[t, i, j] = 0.0
+        elif code == _PARAMETER:
+            t += 1
+            p = int(operands[k])
+            value[t] = x[p]
+            for i in range(n):
+                gradient[t, i] = first[p, i]
+                for j in range(n):
+                    hessian[t, i, j] = second[p, i, j]
+        elif code < _ADD:
+            a, b = value[t], 0.0
+            f, fa, faa = _function(code, a)
+            if not np.isfinite(f):
+                return f, gradient[0], hessian[0], k, a, b
+            value[t] = f
+            for i in range(n):
+                for j in range(n):
+                    own = _curve(faa, gradient[t, i], gradient[t, j])
+                    hessian[t, i, j] = _times(fa, hessian[t, i, j]) + own
+            for i in range(n):
+                gradient[t, i] = _times(fa, gradient[t, i])
+        else:
+            t -= 1
+            a, b = value[t], value[t + 1]
+            f, fa, fb, faa, fab, fbb = _operation(code, a, b)
+            if not np.isfinite(f):
+                return f, gradient[0], hessian[0], k, a, b
+            value[t] = f
+            for i in range(n):
+                for j in range(n):
+                    ai, aj, bi, bj = gradient[t, i], gradient[t, j], gradient[t + 1, i], gradient[t + 1, j]
+                    own = _curve(faa, ai, aj) + _curve(fbb, bi, bj)
+                    mixed = _curve(fab, ai, bj) + _curve(fab, bi, aj)
+                    hessian[t, i, j] = _times(fa, hessian[t, i, j]) + _times(fb, hessian[t + 1, i, j]) + own + mixed
+            for i in range(n):
+                gradient[t, i] = _times(fa, gradient[t, i]) + _times(fb, gradient[t + 1, i])
+    return value[0], gradient[0], hessian[0], -1, 0.0, 0.0

@@ -6,6 +6,7 @@ list of free parameters; a parameter that occurs only in expressions joins it at
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -108,8 +109,8 @@ class Parameters:
                 continue
             if name not in companion:
                 raise UnknownName(
-                    f"parameter {name!r} is given by the expression {entry['expression']!r}, but no normfactor is "
-                    f"called so; {did_you_mean(name, companion, 'parameters')}"
+                    f"parameter {name!r} is given by an expression, but no normfactor is called so; "
+                    f"{did_you_mean(name, companion, 'parameters')}"
                 )
             if name not in config.par_map or config.param_set(name).constrained or not config.param_set(name).is_scalar:
                 raise InvalidModel(f"parameter {name!r} cannot be an expression: only a normfactor can")
@@ -119,7 +120,7 @@ class Parameters:
             for used in formula.names:
                 if used not in known and used not in formulas:
                     raise UnknownName(
-                        f"parameter {name!r} = {formula.text!r} uses {used!r}, which is no parameter; "
+                        f"parameter {name!r} = {formula} uses {used!r}, which is no parameter; "
                         f"{did_you_mean(used, known, 'parameters')}. If it is new, declare it in unbinned.parameters"
                     )
         unused = [n for n in extra if not any(n in f.names for f in formulas.values())]
@@ -138,18 +139,25 @@ class Parameters:
         """The companion's parameters at free parameters ``theta``, shape (P,)."""
         if not self.expressions:
             return Expansion(theta, None, ())
-        n, full = len(self.names), len(self._companion)
-        values, jacobian = np.empty(full), np.zeros((full, n))
+        used = self._used
+        values, jacobian = np.empty(len(self._companion)), np.zeros((len(self._companion), len(self.names)))
         own = list(self.own)
         values[own] = theta[: len(own)]
         jacobian[own, np.arange(len(own))] = 1.0
         hessians: list[tuple[int, Floats]] = []
-        duals = {name: Dual.parameter(float(theta[j]), j, n) for j, name in enumerate(self.names)}
+        duals = {self.names[j]: Dual.parameter(float(theta[j]), k, len(used)) for k, j in enumerate(used)}
         for index, expression in self.expressions:
             dual = duals[self._companion[index]] = expression(duals)
-            values[index], jacobian[index] = dual.value, dual.gradient
-            hessians.append((index, dual.hessian))
+            values[index], jacobian[index, used] = dual.value, dual.gradient
+            second = np.zeros((len(self.names),) * 2)
+            second[np.ix_(used, used)] = dual.hessian
+            hessians.append((index, second))
         return Expansion(values, jacobian, tuple(hessians))
+
+    @cached_property
+    def _used(self) -> list[int]:
+        """The free parameters that occur in expressions: derivatives by all others are 0."""
+        return [j for j, name in enumerate(self.names) if any(name in e.names for _, e in self.expressions)]
 
     def select(self, companion: Floats) -> Floats:
         """One number per companion parameter (shape (F,)) -> one per free parameter, NaN for those declared here."""
@@ -159,7 +167,15 @@ class Parameters:
 
     def values(self, theta: Floats) -> Floats:
         """The companion's parameters alone, shape (F,)."""
-        return self.expand(theta).values
+        if not self.expressions:
+            return theta
+        values = np.empty(len(self._companion))
+        values[list(self.own)] = theta[: len(self.own)]
+        plain = {self.names[j]: Dual.constant(float(theta[j]), 0) for j in self._used}
+        for index, expression in self.expressions:
+            plain[self._companion[index]] = expression(plain)
+            values[index] = plain[self._companion[index]].value
+        return values
 
 
 class Config:

@@ -363,18 +363,19 @@ def _put(item: JSON, key: str, new: Mapping[str, str]) -> None:
 
 
 def _renamed(expression: str, new: Mapping[str, str]) -> str:
-    """The expression with other parameter names, as it was written if none of them occurs."""
-    tree = _parse(expression)
-    hits = [node for node in _name_nodes(tree) if node.id in new]
-    for node in hits:
+    """The expression with other parameter names, otherwise as it was written."""
+    text = expression.strip().replace("\n", " ")
+    hits = [node for node in _name_nodes(_parse(text)) if node.id in new]
+    written = text.encode()
+    for node in sorted(hits, key=lambda node: node.col_offset, reverse=True):
         name = new[node.id]
         if not name.isidentifier() or keyword.iskeyword(name):
             raise InvalidWorkspace(
-                f"{node.id!r} cannot become {name!r}: the expression {expression!r} uses it, and there a name has only "
-                "letters, digits and underscores, and is no word of Python"
+                f"{node.id!r} cannot become {name!r}: the expression {expression[:60]!r} uses it, and there a name has "
+                "only letters, digits and underscores, and is no word of Python"
             )
-        node.id = name
-    return ast.unparse(tree) if hits else expression
+        written = written[: node.col_offset] + name.encode() + written[node.end_col_offset :]
+    return written.decode() if hits else expression
 
 
 def _parse(expression: str) -> ast.Expression:

@@ -14,16 +14,29 @@ import numpy as np
 
 from nuratio.errors import InvalidWorkspace
 
-__all__ = ["LARGEST", "Path", "json_problems", "parse_json", "plain_json", "pointer", "value_problems"]
+__all__ = [
+    "LARGEST",
+    "LONGEST_EXPRESSION",
+    "Path",
+    "json_problems",
+    "parse_json",
+    "plain_json",
+    "pointer",
+    "value_problems",
+]
 
 Path = tuple[str | int, ...]
 
 LARGEST = 1e100
 """The largest number of a workspace: products of larger ones overflow."""
 
+LONGEST_EXPRESSION = 20_000
+"""Characters of a parameter's expression: room for a response surface of some dozens of points."""
+
 _DEPTH = 50  # levels of nesting; a workspace has about ten
-_TEXT = 1000  # characters of a name or an expression
+_TEXT = 1000  # characters of any other text
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: control, invisible, half a character, line separators
+_PARAMETERS: Path = ("unbinned", "parameters")
 _FREE_TEXT: Path = ("unbinned", "provenance")  # whatever made the workspace may say there what it likes
 
 
@@ -111,12 +124,13 @@ def _wrong(path: Path, node: Any) -> str:
         return "an integer of more than 63 bits; write it with a decimal point"
     if path[:2] == _FREE_TEXT:
         return ""
+    longest = LONGEST_EXPRESSION if path[:2] == _PARAMETERS and path[3:] == ("expression",) else _TEXT
     texts = [node] if isinstance(node, str) else node if isinstance(node, dict) else ()
-    return next(filter(None, map(_wrong_text, texts)), "")
+    return next(filter(None, (_wrong_text(text, longest) for text in texts)), "")
 
 
-def _wrong_text(text: str) -> str:
-    if len(text) > _TEXT:
-        return f"a text of {len(text)} characters, more than {_TEXT}: {text[:30]!r}..."
+def _wrong_text(text: str, longest: int) -> str:
+    if len(text) > longest:
+        return f"a text of {len(text)} characters, more than {longest}: {text[:30]!r}..."
     hidden = [c for c in text if not c.isprintable() and unicodedata.category(c) in _HIDDEN]
     return f"{text[:100]!r} has the unprintable character {hidden[0]!a}; remove it" if hidden else ""

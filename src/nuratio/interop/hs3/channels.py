@@ -135,8 +135,8 @@ class ChannelReader:
         try:
             tree = _Powers().visit(ast.parse(text.strip().replace("^", "**"), mode="eval"))
             self.expressions[name] = Expression.parse(ast.unparse(ast.fix_missing_locations(tree))).text
-        except (SyntaxError, ValueError, InvalidModel) as error:
-            self.document.refuse(f"{where}: its expression {text!r} is not understood: {error}")
+        except (SyntaxError, ValueError, RecursionError, MemoryError, InvalidModel) as error:
+            self.document.refuse(f"{where}: its expression {text[:100]!r} is not understood: {error}")
 
     def _variation(self, where: str, d: Mapping[str, Any], channel: str, m: Mapping[str, Any]) -> JSON | None:
         kind, parameter = m["type"], m.get("parameter", f"alpha_{m.get('name')}")
