@@ -1,5 +1,7 @@
 """An interrupted training, gone on with, is the uninterrupted one bit for bit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,21 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(method, interrupt, 
     assert resumed.report == whole.report
     assert resumed.normalisation == whole.normalisation
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NormalisationWarning")
+def test_a_bootstrap_goes_on_too(interrupt, tmp_path):
+    options = dataclasses.replace(OPTIONS, ensemble=2, bootstrap=True)
+    whole, plain = (run("mixture", None, options=o) for o in (options, dataclasses.replace(options, bootstrap=False)))
+    interrupt(2)
+    with pytest.raises(Interrupted):
+        run("mixture", tmp_path / "state", options=options)
+    interrupt(0)
+    with pytest.raises(InvalidData, match=r"what differs: options\.bootstrap"):
+        run("mixture", tmp_path / "state", options=plain.options)
+    resumed = run("mixture", tmp_path / "state", options=options)
+    np.testing.assert_array_equal(resumed.ratios(GRID).values, whole.ratios(GRID).values)
+    assert np.abs(whole.ratios(GRID).values - plain.ratios(GRID).values).max() > 1e-3
 
 
 def test_epochs_are_not_trained_again(interrupt, monkeypatch, tmp_path):

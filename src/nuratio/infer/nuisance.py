@@ -8,8 +8,9 @@ that the influence function predicts (`nuratio.infer.influence`). So wherever th
 
 which is the least favourable direction itself: d lambda / d t = sigma d lambda / d mu, a direction in the densities
 that no data can tell from mu. The profile likelihood of mu keeps its minimum, and its curvature becomes that of
-sigma_fit^2 + sigma^2. A nuisance that distorts the density within the samples, each of them normalised, could not do
-that: data constrain it, and where they are more than the simulation it adds less than the error, however large it is.
+sigma_fit^2 + sigma^2, the error of this minimum. `nuratio.workspace.directions` is the other way: nuisances that
+distort the densities, for all parameters and values of mu. Data constrain these where other parameters are known, and
+the profile likelihood then has another minimum, with a smaller error.
 """
 
 import ast
@@ -99,7 +100,8 @@ def _sigma(fit: FitResult, poi: str) -> float:
     if not math.isfinite(sigma):
         raise InvalidWorkspace(
             f"the error of {poi!r} from the simulation is unknown: the fit has no covariance, or a sample of an "
-            "unbinned channel lacks the key 'simulation'; build the workspace again, and fit with hesse=True"
+            "unbinned channel lacks the key 'simulation' (directions of its networks are nuisances already, or it is "
+            "older than the key: build it again); fit with hesse=True"
         )
     return sigma
 

@@ -7,7 +7,7 @@ statistical model; use `ratio` to look at one sample or part.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from nuratio.ratios.calibration import Calibration
 from nuratio.ratios.crossfit import CrossFit
 from nuratio.ratios.heads import Head, head_from_dict
 from nuratio.ratios.options import TrainingOptions
+from nuratio.ratios.replicas import Fluctuations, Replicas
 from nuratio.ratios.storage import made_of, read_estimator, write_estimator
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["Part", "Pool", "RatioEstimator", "split_by_sign"]
+__all__ = ["Part", "Pool", "RatioEstimator", "fluctuations", "split_by_sign"]
 
 _KIND = "ratio-estimator"
 _CANCELLED = 1e-9  # a net yield below this share of the absolute one is rounding
@@ -103,6 +104,32 @@ def split_by_sign(samples: Mapping[str, EventSample]) -> dict[Part, EventSample]
     return parts
 
 
+def fluctuations(
+    samples: Mapping[str, EventSample], components: Sequence[Part], source: str, number: int, seed: int
+) -> Fluctuations:
+    """How events fluctuate in replicas of the simulation, with fixed yields of what has a ratio; parts as in a `Pool`.
+
+    Parameters
+    ----------
+    samples : mapping of str to EventSample
+    components : sequence of Part
+        Parts of the samples, or whole samples.
+    source, number, seed
+        As of `Fluctuations`.
+    """
+    split = split_by_sign(samples)
+    names = [component.name for component in components]
+    return Fluctuations.of(
+        source,
+        number,
+        seed,
+        event_ids=np.concatenate([events.ids for events in split.values()]),
+        part=np.concatenate([np.full(len(events), k) for k, events in enumerate(split.values())]),
+        weights=np.concatenate([events.weights for events in split.values()]),
+        group=[names.index(part.name if part.name in names else part.sample) for part in split],
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class RatioEstimator:
     """Density ratios r = p/q of samples and their parts to the reference density q = sum_k rho_k |p|_k.
@@ -127,6 +154,8 @@ class RatioEstimator:
         parts, best epochs and held-out losses of the networks.
     calibration : Calibration or None
         Makes ratios of the learned ones, see `nuratio.training.calibration.calibrate`.
+    replicas : Replicas or None
+        Tell the error of the ratios, see `nuratio.training.replicas.with_replicas`.
     """
 
     components: tuple[Part, ...]
@@ -136,6 +165,7 @@ class RatioEstimator:
     networks: CrossFit
     report: dict[str, Any]
     calibration: Calibration | None = None
+    replicas: Replicas | None = None
 
     def __repr__(self) -> str:
         return f"RatioEstimator({', '.join(self.parts)}; features {', '.join(self.features)})"
@@ -239,6 +269,36 @@ class RatioEstimator:
             )
         return np.asarray(np.sum([total * table[part] for part, total in totals.items()], axis=0) / net)
 
+    def deviations(
+        self, x: EventSample | ArrayLike, *, event_ids: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """How far the replicas of the ratios are from their mean: their covariance over R - 1 is that of the ratios.
+
+        That holds for the statistics of the simulation. For the random start (source ``ensemble``) it is that of one
+        member for each fold, whose mean has 1 / ensemble of it. Deviations are those of ratios before a calibration,
+        and before what normalises a replica.
+
+        Parameters
+        ----------
+        x, event_ids
+            As of `ratios`: of simulated events, those of the networks that have not been trained on them.
+
+        Returns
+        -------
+        ndarray, shape (R, n, K)
+
+        Raises
+        ------
+        InvalidData
+            An estimator without replicas; features as for `ratios`.
+        """
+        if self.replicas is None:
+            raise InvalidData(
+                "the estimator has no replicas that tell its error; nuratio.training.replicas.with_replicas makes them"
+            )
+        found = self.replicas.deviations(self.networks, self.head, self.networks.inputs(x), event_ids)
+        return np.asarray(found / [z for z, _ in self.normalisation.values()])
+
     def pool(self, samples: Mapping[str, EventSample]) -> Pool:
         """The simulated events that carry q, in the order of samples and parts, with their reference weights.
 
@@ -274,10 +334,14 @@ class RatioEstimator:
             "normalisation": self.normalisation,
             "report": self.report,
         }
-        knots: dict[str, NDArray[np.float64]] = {}
+        tensors: dict[str, NDArray[np.floating]] = {**arrays}
         if self.calibration is not None:
             document["calibration"], knots = self.calibration.stored()
-        write_estimator(directory, _KIND, document, {**arrays, **knots})
+            tensors |= knots
+        if self.replicas is not None:
+            document["replicas"], layers = self.replicas.stored()
+            tensors |= layers
+        write_estimator(directory, _KIND, document, tensors)
 
     @classmethod
     def load(cls, directory: str | Path) -> "RatioEstimator":
@@ -290,7 +354,10 @@ class RatioEstimator:
         """
         document, arrays = read_estimator(directory, _KIND)
         with made_of(directory):
-            knots = {name: arrays.pop(name) for name in list(arrays) if name.startswith("calibration.")}
+            knots, layers = (
+                {name: arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+                for prefix in ("calibration.", "replicas.")
+            )
             return cls(
                 components=tuple(Part(**part) for part in document["components"]),
                 reference_fractions=document["reference_fractions"],
@@ -299,4 +366,5 @@ class RatioEstimator:
                 networks=CrossFit.restored(document, arrays),
                 report=document["report"],
                 calibration=Calibration.restored(document["calibration"], knots) if knots else None,
+                replicas=Replicas.restored(document["replicas"], layers) if "replicas" in document else None,
             )

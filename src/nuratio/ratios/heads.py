@@ -33,6 +33,10 @@ class Head(Protocol):
         """Ratios to q, shape (n, K), from the combined outputs."""
         ...
 
+    def response(self, combined: Floats, change: Floats) -> Floats:
+        """Change of the ratios by a small one of the combined outputs, shapes (..., n, K) at (n, K)."""
+        ...
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values from which `head_from_dict` makes the same head."""
         ...
@@ -66,6 +70,10 @@ class Softmax:
     def ratios(self, combined: Floats) -> Floats:
         """See `Head`."""
         return np.asarray(np.exp(combined))
+
+    def response(self, combined: Floats, change: Floats) -> Floats:
+        """See `Head`."""
+        return np.asarray(self.ratios(combined) * change)
 
     def to_dict(self) -> dict[str, Any]:
         """See `Head`."""
@@ -106,6 +114,10 @@ class Direct:
             )
         return combined
 
+    def response(self, combined: Floats, change: Floats) -> Floats:
+        """See `Head`."""
+        return change
+
     def to_dict(self) -> dict[str, Any]:
         """See `Head`."""
         options = {k: v for k, v in vars(self.loss).items() if k != "pole"}
@@ -132,6 +144,10 @@ class Separate:
     def ratios(self, combined: Floats) -> Floats:
         """See `Head`."""
         return combined
+
+    def response(self, combined: Floats, change: Floats) -> Floats:
+        """See `Head`."""
+        return change
 
     def to_dict(self) -> dict[str, Any]:
         """See `Head`."""
@@ -162,6 +178,10 @@ class Resampled:
     def ratios(self, combined: Floats) -> Floats:
         """See `Head`."""
         return np.asarray(combined * np.array(self.gain) / np.array(self.training))
+
+    def response(self, combined: Floats, change: Floats) -> Floats:
+        """See `Head`."""
+        return self.ratios(change)
 
     def to_dict(self) -> dict[str, Any]:
         """See `Head`."""
@@ -197,6 +217,10 @@ class Complementary:
     def ratios(self, combined: Floats) -> Floats:
         """See `Head`."""
         return np.asarray(combined * np.array(self.gain if self.debiased else 1.0) / np.array(self.training))
+
+    def response(self, combined: Floats, change: Floats) -> Floats:
+        """See `Head`."""
+        return self.ratios(change)
 
     def to_dict(self) -> dict[str, Any]:
         """See `Head`."""

@@ -49,6 +49,9 @@ class TrainingOptions:
         Share of a network's training events (by id) that is held out for the early stopping; 1/n for a whole n >= 2.
     fold_seed : int
         Decides which ids share a fold. Estimators used together need the same ``folds`` and ``fold_seed``.
+    bootstrap : bool
+        Member j of every fold learns from the j-th bootstrap replica of the simulation (`nuratio.ratios.replicas`), so
+        that the spread of the members is the statistical error of the training. Of density ratios alone.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class TrainingOptions:
     ensemble: int = 2
     validation_fraction: float = 0.1
     fold_seed: int = 0
+    bootstrap: bool = False
 
     def __post_init__(self) -> None:
         hidden = tuple(self.hidden) if isinstance(self.hidden, list | tuple) else ()
@@ -89,6 +93,25 @@ class TrainingOptions:
             raise InvalidConfig(
                 f"training option 'validation_fraction' must be in (0, 0.5], got {self.validation_fraction}"
             )
+        if not isinstance(self.bootstrap, bool):
+            raise InvalidConfig(f"training option 'bootstrap' must be true or false, got {self.bootstrap!r}")
+        if self.bootstrap and self.ensemble < 2:
+            raise InvalidConfig(
+                f"training option 'bootstrap' is about the spread of an ensemble, got ensemble {self.ensemble}; "
+                "10 members tell a standard deviation to 24%, 20 to 16%"
+            )
+
+    def without_bootstrap(self, what: str) -> Self:
+        """These options, for a training that knows no bootstrap.
+
+        Raises
+        ------
+        InvalidConfig
+            They ask for one.
+        """
+        if self.bootstrap:
+            raise InvalidConfig(f"training option 'bootstrap' is for density ratios (nuratio.train), not for {what}")
+        return self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -107,7 +130,10 @@ class TrainingOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`, plain values."""
-        return asdict(self) | {"hidden": list(self.hidden)}
+        values = asdict(self) | {"hidden": list(self.hidden)}
+        if not self.bootstrap:  # caches and checkpoints from before there was a choice stay what they are
+            del values["bootstrap"]
+        return values
 
 
 def _is(kind: type, value: object) -> bool:

@@ -20,7 +20,7 @@ from nuratio.ratios.losses import LSIF
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.loop import split_events
-from nuratio.training.objective import SimulatedEvents, whole_samples
+from nuratio.training.objective import SimulatedEvents, multiplicities, whole_samples
 
 __all__ = ["lowest_ratios", "train_linear"]
 
@@ -46,11 +46,13 @@ def train_linear(events: SimulatedEvents, seed: int, options: TrainingOptions, f
     components = whole_samples(events.samples)
     inputs = next(iter(events.samples.values())).names
     networks = _random_layer(events, seed, features, len(components), options.folds * options.ensemble, _SPREAD)
+    replicated = multiplicities(events, components, options).double().numpy() if options.bootstrap else None
     ridges = []
     for m, split in enumerate(split_events(events.ids, options)):
         rows = np.concatenate([split.training, split.validation])
         bucket = fold_of(events.ids[rows], _BUCKETS, options.fold_seed + _BUCKET_SEED)
-        moments = [_moments(events, networks, m, rows[bucket == k], len(components)) for k in range(_BUCKETS)]
+        times = None if replicated is None else replicated[m % options.ensemble]
+        moments = [_moments(events, networks, m, rows[bucket == k], len(components), times) for k in range(_BUCKETS)]
         solution, ridge = _least_squares(moments)
         ridges.append(ridge)
         with torch.no_grad():
@@ -68,12 +70,19 @@ def train_linear(events: SimulatedEvents, seed: int, options: TrainingOptions, f
 
 
 def _moments(
-    events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64], samples: int
+    events: SimulatedEvents,
+    networks: NetworkStack,
+    member: int,
+    rows: NDArray[np.int64],
+    samples: int,
+    times: Floats | None,
 ) -> tuple[Floats, Floats]:
-    """Sums of q phi phi^T, shape (h, h), and of p phi for every sample, (h, samples)."""
+    """Sums of q phi phi^T, shape (h, h), and of p phi for every sample, (h, samples), events counted so many times."""
     size = networks.weights[-1].shape[1] + 1
     gram, signed = np.zeros((size, size)), np.zeros((size, samples))
-    for q, p, sample, phi in _features(events, networks, member, rows):
+    for some, q, p, sample, phi in _features(events, networks, member, rows):
+        if times is not None:
+            q, p = q * times[some], p * times[some]
         gram += phi.T @ (q[:, None] * phi)
         for k in range(samples):
             signed[:, k] += p[sample == k] @ phi[sample == k]
@@ -112,7 +121,7 @@ def lowest_ratios(events: SimulatedEvents, seed: int = 0) -> dict[str, float]:
     networks = _random_layer(events, seed, _PILOT_FEATURES, 1, 1, _PILOT_SPREAD)
     size = _PILOT_FEATURES + 1
     gram, signed = np.zeros((size, size)), [np.zeros((size, size)) for _ in events.samples]
-    for q, p, sample, phi in _features(events, networks, 0, np.arange(len(events.x))):
+    for _, q, p, sample, phi in _features(events, networks, 0, np.arange(len(events.x))):
         gram += phi.T @ (q[:, None] * phi)
         for k, moments in enumerate(signed):
             moments += phi[sample == k].T @ (p[sample == k, None] * phi[sample == k])
@@ -139,11 +148,12 @@ def _random_layer(
 
 def _features(
     events: SimulatedEvents, networks: NetworkStack, member: int, rows: NDArray[np.int64]
-) -> Iterator[tuple[Floats, Floats, NDArray[np.int64], Floats]]:
-    """Some events at a time: q and p, each (m,), the sample, and features with a constant, (m, h)."""
+) -> Iterator[tuple[NDArray[np.int64], Floats, Floats, NDArray[np.int64], Floats]]:
+    """Some events at a time: rows, q and p, each (m,), the sample, and features with a constant, (m, h)."""
     for start in range(0, len(rows), _CHUNK):
-        some = torch.from_numpy(rows[start : start + _CHUNK])
+        chunk = rows[start : start + _CHUNK]
+        some = torch.from_numpy(chunk)
         with torch.no_grad():
             phi = networks.last_hidden(events.x[some].cpu(), member).numpy()
         q, p = (weights[some].cpu().double().numpy() for weights in (events.reference, events.signed))
-        yield q, p, events.sample[some].cpu().numpy(), phi
+        yield chunk, q, p, events.sample[some].cpu().numpy(), phi

@@ -17,7 +17,7 @@ from torch import Tensor
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData
 from nuratio.ratios.crossfit import CrossFit
-from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
+from nuratio.ratios.estimator import Part, RatioEstimator, fluctuations, split_by_sign
 from nuratio.ratios.heads import Head
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
@@ -25,7 +25,14 @@ from nuratio.training.checkpoint import Checkpoint
 from nuratio.training.loop import Split, fit_networks, split_events
 from nuratio.training.reference import Reference, mixture_fractions
 
-__all__ = ["Objective", "SimulatedEvents", "of_own_sample", "train_networks", "whole_samples"]
+__all__ = [
+    "Objective",
+    "SimulatedEvents",
+    "multiplicities",
+    "of_own_sample",
+    "train_networks",
+    "whole_samples",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,13 +169,16 @@ def train_networks(
     width = objective.groups if objective.joint else 1  # networks of a model
     group = torch.arange(members // width, device=events.x.device) % objective.groups
     splits = [split for split in split_events(events.ids, options) for _ in range(objective.groups // width)]
+    replicated = multiplicities(events, objective.components, options) if options.bootstrap else None
+    member = torch.arange(len(splits), device=events.x.device) // (objective.groups // width) % options.ensemble
 
     def loss(rows: Tensor, chosen: slice) -> Tensor:
         first, last, _ = chosen.indices(len(splits))
         outputs = networks(events.x[rows.repeat_interleave(width, 0)], slice(first * width, last * width))
         if objective.joint:
             outputs = outputs[..., 0].unflatten(0, (-1, width)).movedim(1, -1)
-        return objective.cost(outputs, rows, group[chosen])
+        cost = objective.cost(outputs, rows, group[chosen])
+        return cost if replicated is None else cost * replicated[member[chosen, None], rows]
 
     watch = objective.watch and partial(objective.watch, networks, splits)
     report = fit_networks(
@@ -191,6 +201,16 @@ def train_networks(
         networks=CrossFit(networks.cpu(), features, options),
         report=report | numbers,
     )
+
+
+def multiplicities(events: SimulatedEvents, components: Sequence[Part], options: TrainingOptions) -> Tensor:
+    """How often each event counts for the members of a bootstrap, shape (ensemble, n), with fixed yields of components.
+
+    It depends on the ids and ``fold_seed`` alone, so that members of all folds, and estimators of other events, are
+    replicas of one simulation. Events held out for the early stopping count as often.
+    """
+    drawn = fluctuations(events.samples, components, "bootstrap", options.ensemble, options.fold_seed)
+    return torch.from_numpy(drawn.factors(events.ids, events.part.cpu().numpy())).to(events.mixed)
 
 
 def of_own_sample(events: SimulatedEvents, outputs: Tensor, rows: Tensor) -> Tensor:

@@ -116,6 +116,8 @@ def train_parametrised(
     InvalidData
         Fewer than two points, points that do not span all parameters, features that differ, a sample whose weights
         cancel, a reference with negative weights, too few events for the folds.
+    InvalidConfig
+        Options with ``bootstrap``.
     UnknownName
         An unknown loss or column.
     FitFailed
@@ -137,7 +139,7 @@ def train_parametrised(
     0.7 of their error, mostly towards the middle of the points, and by up to 1.8 after a short training.
     """
     require_device(device)
-    options = TrainingOptions() if options is None else options
+    options = TrainingOptions() if options is None else options.without_bootstrap("parametrised ratios")
     names = tuple(names)
     numerator = _with_columns(samples, names) if isinstance(samples, EventSample) else _at_points(samples, names)
     events = numerator.events

@@ -12,7 +12,7 @@ import numpy as np
 
 from nuratio.data.templates import histogram
 from nuratio.ratios.table import RatioTable
-from nuratio.workspace.channel import unbinned_channel
+from nuratio.workspace.channel import direction_names, unbinned_channel
 from nuratio.workspace.config import Config
 from nuratio.workspace.inputs import read_region
 from nuratio.workspace.rates import Cells, binned_channel, companion_channel, cross_rates
@@ -48,8 +48,17 @@ def assemble(config: Config, trained: Mapping[str, Trained], *, progress: bool |
         name = region["Name"]
         if name in trained:
             networks, cells = trained[name], Cells.of_region(region)
-            entry, new_tables = unbinned_channel(name, networks, cells)
-            channels.append(companion_channel(config, name, networks.parts, networks.varied, cells))
+            entry, new_tables, directions = unbinned_channel(name, networks, cells)
+            rates = companion_channel(
+                config,
+                name,
+                networks.parts,
+                networks.varied,
+                cells,
+                directions=direction_names(name, directions),
+                statistics=networks.statistics_in_directions,
+            )
+            channels.append(rates)
             observations.append({"name": name, "data": _counts(new_tables[f"{name}.observed"], cells)})
             unbinned.append(entry)
             tables |= new_tables
@@ -61,6 +70,9 @@ def assemble(config: Config, trained: Mapping[str, Trained], *, progress: bool |
                 "shapes": {part: shape.report for part, shape in networks.shapes.items()},
                 "pruned": {part: list(names) for part, names in networks.pruned.items()},
             }
+            if directions is not None:
+                information = {"kept": directions.information.tolist(), "total": directions.total}
+                provenance[name]["directions"] = {"information": information}
         else:
             events = read_region(config, region, progress=progress)
             channels.append(binned_channel(config, region, events))

@@ -4,7 +4,7 @@
 normalises the shapes on the latter.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,20 @@ from nuratio.data.varied import Term
 from nuratio.errors import InvalidData
 from nuratio.ratios.estimator import Part, split_by_sign
 from nuratio.ratios.table import RatioTable
-from nuratio.workspace.exponent import exponent_terms
+from nuratio.workspace.directions import Directions, principal_directions
+from nuratio.workspace.exponent import exponent_entry, exponent_terms
 from nuratio.workspace.normalisation import cumulants
 from nuratio.workspace.rates import Cells
 from nuratio.workspace.train import Trained
 from nuratio.workspace.validate import MULTIPLICATIVE
 
-__all__ = ["anchor_columns", "event_columns", "shape_columns", "unbinned_channel"]
+__all__ = [
+    "anchor_columns",
+    "direction_names",
+    "event_columns",
+    "shape_columns",
+    "unbinned_channel",
+]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -49,7 +56,7 @@ def _label(term: Term) -> str:
     if len(term) == 1:
         ((name, power),) = term
         return f"{name}/d{power}"
-    return "/".join(name for name, _ in term) + "/cross"
+    return "/".join(name if power == 1 else f"{name}^{power}" for name, power in term) + "/cross"
 
 
 def event_columns(
@@ -96,11 +103,14 @@ def event_columns(
     return columns
 
 
-def unbinned_channel(name: str, trained: Trained, cells: Cells | None) -> tuple[dict[str, Any], dict[str, RatioTable]]:
-    """The entry of an unbinned channel and its tables.
+def unbinned_channel(
+    name: str, trained: Trained, cells: Cells | None
+) -> tuple[dict[str, Any], dict[str, RatioTable], Directions | None]:
+    """The entry of an unbinned channel, its tables, and the directions of its networks if the training has some.
 
     Shapes are normalised by the cumulant form of ln Z, or by the exact pool integral where that is off by more than
-    1e-3 within two standard deviations; the entry says which, and the errors found.
+    1e-3 within two standard deviations; the entry says which, and the errors found. With directions that stand for the
+    statistics of the simulation, the samples do not say what is behind them: that error is to count once.
 
     Raises
     ------
@@ -115,7 +125,6 @@ def unbinned_channel(name: str, trained: Trained, cells: Cells | None) -> tuple[
         for column in (c for pair in anchor_columns(part.name, trained).values() for c in pair):
             integral = float(pool.weights @ on_pool[column])
             on_pool[column], on_data[column] = on_pool[column] / integral, on_data[column] / integral
-    stored = {c: v.astype(np.float32).astype(np.float64) for c, v in on_pool.items()}  # as the fit sees it
     in_pool: dict[str, Any] = {}
     observed: dict[str, Any] = {}
     features = estimator.features
@@ -130,6 +139,18 @@ def unbinned_channel(name: str, trained: Trained, cells: Cells | None) -> tuple[
             raise InvalidData(
                 f"region {name!r}: no simulated event in cell {empty[0]} of {cells.variable!r}; merge cells"
             )
+    directions = None
+    if trained.directions is not None:
+        at_pool, at_data = (
+            (_ratios(trained, columns), _slopes(trained, columns), table.get("cell", np.zeros(n, dtype=np.int64)))
+            for columns, table, n in ((on_pool, in_pool, len(pool)), (on_data, observed, len(data)))
+        )
+        directions = principal_directions(estimator, trained.events.nominal, *at_pool, **trained.directions)
+        for columns, at in ((on_pool, at_pool), (on_data, at_data)):
+            for nuisance, of_parts in zip(direction_names(name, directions), directions.at(*at), strict=True):
+                columns |= {f"{part}/{nuisance}/d1": d for part, d in zip(estimator.parts, of_parts, strict=True)}
+    network = direction_names(name, directions)
+    stored = {c: v.astype(np.float32).astype(np.float64) for c, v in on_pool.items()}  # as the fit sees it
     tables = {
         f"{name}.observed": RatioTable.from_columns(observed | on_data),
         f"{name}.pool": RatioTable.from_columns(
@@ -142,7 +163,7 @@ def unbinned_channel(name: str, trained: Trained, cells: Cells | None) -> tuple[
         "name": name,
         "reference": {"fractions": dict(estimator.reference_fractions)},
         **({} if cells is None else {"ratiocell": {"column": "cell"}}),
-        "samples": [_sample(part, trained, stored, pool.weights, groups, cells) for part in trained.parts],
+        "samples": [_sample(part, trained, network, stored, pool.weights, groups, cells) for part in trained.parts],
         "events": {
             "observed": {"file": f"{name}.observed", "features": f"{name}.observed.features"},
             "pool": {
@@ -153,12 +174,35 @@ def unbinned_channel(name: str, trained: Trained, cells: Cells | None) -> tuple[
             },
         },
     }
-    return entry, tables
+    return entry, tables, directions
+
+
+def direction_names(region: str, directions: Directions | None) -> tuple[str, ...]:
+    """The nuisances of the directions of a region's networks."""
+    return tuple(f"network_{region}_{t}" for t in range(1, 1 + (0 if directions is None else len(directions))))
+
+
+def _ratios(trained: Trained, columns: Mapping[str, Floats]) -> Floats:
+    """Shape (K, n)."""
+    return np.stack([columns[part.name] for part in trained.parts])
+
+
+def _slopes(trained: Trained, columns: Mapping[str, Floats]) -> Floats:
+    """Derivatives of sum_c W_c r_c S_c by the S nuisances of shapes, shape (S, n)."""
+    slopes = {k: np.zeros(len(next(iter(columns.values())))) for p in trained.parts for k in trained.nuisances(p.name)}
+    for part in trained.parts:
+        for term, column in shape_columns(part.name, trained).items():
+            if len(term) == 1 and term[0][1] == 1:
+                slopes[term[0][0]] += part.total * columns[part.name] * columns[column]
+        for nuisance, (hi, lo) in anchor_columns(part.name, trained).items():
+            slopes[nuisance] += part.total * (columns[hi] - columns[lo]) / 2
+    return np.stack(list(slopes.values())) if slopes else np.zeros((0, len(next(iter(columns.values())))))
 
 
 def _sample(
     part: Part,
     trained: Trained,
+    directions: Sequence[str],
     stored: Mapping[str, Floats],
     q: Floats,
     groups: Sequence[Bools],
@@ -167,18 +211,18 @@ def _sample(
     """The entry of a part."""
     name = part.name
     density = q * stored[name]
-    terms, anchors = shape_columns(name, trained), anchor_columns(name, trained)
+    anchors, terms = anchor_columns(name, trained), shape_columns(name, trained)
+    terms |= {((nuisance, 1),): f"{name}/{nuisance}/d1" for nuisance in directions}
 
     def per_cell(numbers: list[Any]) -> Any:
         return numbers[0] if cells is None else numbers
 
-    entry: dict[str, Any] = {"name": name, "ratio": {"column": name}, "simulation": _simulation(part, trained)}
+    entry: dict[str, Any] = {"name": name, "ratio": {"column": name}}
+    if not trained.statistics_in_directions:
+        entry["simulation"] = _simulation(part, trained)
     if cells is not None:
         entry["shares"] = [float(density[group].sum()) for group in groups]
-    entry["modifiers"] = list(_exponents(terms))
-    crossed = [(term, column) for term, column in terms.items() if len(term) == 2]
-    if crossed:
-        entry["cross"] = [{"parameters": [k for k, _ in term], "column": column} for term, column in crossed]
+    entry |= exponent_entry(terms)
     for nuisance, pair in anchors.items():
         sides = dict(zip(("hi", "lo"), pair, strict=True))
         integrals = {
@@ -194,10 +238,10 @@ def _sample(
                 "integral": integrals,
             }
         )
-    nuisances = trained.nuisances(name, "quadexp")
+    nuisances = list(dict.fromkeys(k for term in terms for k, _ in term))
     if not nuisances and all(trained.codes[nuisance] not in MULTIPLICATIVE for nuisance in anchors):
         return entry  # without shapes, or with those whose integrals are known
-    norm = entry["normalisation"] = {"type": "pool", "parameters": list(nuisances)}
+    norm = entry["normalisation"] = {"type": "pool", "parameters": nuisances}
     if nuisances and not anchors:
         rows = {term: stored[column] for term, column in exponent_terms(entry).items()}
         forms = [cumulants({term: d[g] for term, d in rows.items()}, density[g]) for g in groups]
@@ -208,14 +252,6 @@ def _sample(
             norm["covariance"] = per_cell([form.covariance.tolist() for form in forms])
         norm |= {"error": error, "errors": {k: max(form.errors[k] for form in forms) for k in nuisances}}
     return entry
-
-
-def _exponents(terms: Mapping[Term, str]) -> Iterator[dict[str, Any]]:
-    """A modifier for each nuisance in an exponent, with its powers."""
-    alone = [(*term[0], column) for term, column in terms.items() if len(term) == 1]
-    for nuisance in dict.fromkeys(name for name, _, _ in alone):
-        data = {f"d{power}": {"column": column} for name, power, column in alone if name == nuisance}
-        yield {"name": nuisance, "type": "ratiosys", "interpcode": "quadexp", "data": data}
 
 
 def _simulation(part: Part, trained: Trained) -> dict[str, Any]:

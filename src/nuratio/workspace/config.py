@@ -189,7 +189,37 @@ def _names(values: Mapping[str, Any]) -> list[str]:
     for entry in values["NormFactors"]:
         if "Samples" not in entry and "Expression" in entry:
             found.append(f"NormFactors: {entry['Name']!r}: an Expression needs Samples to act on")
+    found += _directions(values, parameters)
     return found
+
+
+def _directions(values: Mapping[str, Any], parameters: list[str]) -> Iterator[str]:
+    """What is wrong with Training: Directions."""
+    training = values.get("Training", {})
+    if "Directions" not in training:
+        return
+    from nuratio.training.replicas import LAST_LAYER_METHODS
+
+    source, ratio = training["Directions"]["Source"], training.get("Ratio", {})
+    bootstrap, method = ratio.get("bootstrap", False), training.get("Method", "mixture")
+    if source == "bootstrap" and not bootstrap:
+        yield "Training: Directions: Source bootstrap needs networks that learn from one: Ratio: {bootstrap: true}"
+    if source == "ensemble" and bootstrap:
+        yield "Training: Directions: the members of this ensemble are a bootstrap (Ratio); Source: bootstrap"
+    if source == "ensemble" and ratio.get("ensemble") == 1:
+        yield "Training: Directions: Source ensemble needs Ratio: {ensemble: 2} or more"
+    if source == "last_layer" and method not in (*LAST_LAYER_METHODS, "auto"):
+        yield (
+            f"Training: Directions: Source last_layer is not known of Method {method}; take the bootstrap, or one of "
+            f"{', '.join(LAST_LAYER_METHODS)}"
+        )
+    for region in values["Regions"]:
+        start = f"network_{region['Name']}_"
+        yield from (
+            f"{name!r} is the name of a direction of the networks; rename it"
+            for name in parameters
+            if name.startswith(start)
+        )
 
 
 def _further_points(systematic: Mapping[str, Any], all_of: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 _RANDOM_POINTS = 50
 _CORNERS = 64  # all of them up to six nuisances
 _CHUNK = 65536  # events at a time
+_NO_INTEGRAL = 1e3  # error of ln Z where Z is not positive: JSON has no infinity
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def cumulants(columns: Mapping[Term, Floats], weights: Floats, *, reach: float =
         centred = d[:, part] - mean[:, None]
         covariance += (centred * p[part]) @ centred.T
         integral += np.exp(phi @ centred) @ p[part]
-    errors = np.abs(((phi @ covariance) * phi).sum(1) / 2 - np.log(integral))
+    with np.errstate(divide="ignore", invalid="ignore"):  # far out that of a signed density may not be positive
+        errors = np.abs(((phi @ covariance) * phi).sum(1) / 2 - np.log(integral))
+    errors[~np.isfinite(errors)] = _NO_INTEGRAL
     of_one = errors[: len(alone)].reshape(-1, 2).max(axis=1)
     return Cumulants(mean, covariance, float(errors.max()), dict(zip(names, of_one.tolist(), strict=True)))
 
@@ -80,8 +83,7 @@ def _anywhere(names: Sequence[str], reach: float) -> list[dict[str, float]]:
     """Random points and corners of the cube."""
     rng, k = np.random.default_rng(0), len(names)
     points = list(rng.uniform(-reach, reach, (_RANDOM_POINTS, k)))
-    if 1 < 2**k <= _CORNERS:
-        points += [reach * np.array(corner) for corner in product((-1, 1), repeat=k)]
-    else:
-        points += list(reach * rng.choice((-1, 1), (_CORNERS, k)))
+    if k > 1:  # the corners of a single nuisance are points already
+        corners = product((-1, 1), repeat=k) if 2**k <= _CORNERS else rng.choice((-1, 1), (_CORNERS, k))
+        points += [reach * np.array(corner) for corner in corners]
     return [dict(zip(names, point.tolist(), strict=True)) for point in points]

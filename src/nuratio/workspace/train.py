@@ -45,6 +45,9 @@ class Trained:
         What was used -> its key in the cache.
     new : int
         How many of them were trained now.
+    directions : dict or None
+        ``explained`` and ``most`` of the principal directions of the ratio networks that become nuisances; None: none
+        do.
     """
 
     events: RegionEvents
@@ -56,6 +59,13 @@ class Trained:
     codes: Mapping[str, str]
     keys: Mapping[str, str]
     new: int
+    directions: Mapping[str, Any] | None = None
+
+    @property
+    def statistics_in_directions(self) -> bool:
+        """Whether nuisances stand for the statistics of the simulation, and not for the random start alone."""
+        replicas = self.ratio.replicas
+        return self.directions is not None and replicas is not None and replicas.source != "ensemble"
 
     def nuisances(self, part: str, code: str | None = None) -> tuple[str, ...]:
         """Those that change the shape of a part, all or with a code."""
@@ -113,6 +123,7 @@ def _train_region(
 ) -> Trained:
     from nuratio.ratios.options import TrainingOptions
     from nuratio.training.calibration import calibrate
+    from nuratio.training.replicas import with_replicas
     from nuratio.training.shape import SHAPE_OPTIONS
     from nuratio.training.train import train
 
@@ -129,12 +140,19 @@ def _train_region(
     kept = cache / f"ratio-{key}"
     fit = partial(train, events.nominal, **how, options=options, **running, checkpoint=kept / CHECKPOINT)
     ratio, first = load_or_train(RatioEstimator, kept, fit)
+    keys, directions = {"ratio": key}, settings.get("Directions")
+    if directions is not None:
+        source = directions["Source"]
+        keys["replicas"] = content_key("replicas", {}, {"ratio": key, "source": source})
+        tell = partial(with_replicas, ratio, events.nominal, source)
+        ratio, also = load_or_train(RatioEstimator, cache / f"replicas-{keys['replicas']}", tell)
+        first = first or also
     if settings.get("Calibrate", False):
         ratio = calibrate(ratio, events.nominal)
     split = {part.name: nominal for part, nominal in split_by_sign(events.nominal).items()}
     parts = {part: split.get(part.name, events.nominal[part.sample]) for part in ratio.components}
     varied = {part.name: _varied(events, part, nominal, ratio, region["Name"]) for part, nominal in parts.items()}
-    keys, shapes, new = {"ratio": key}, {}, int(first)
+    shapes, new = {}, int(first)
     for part, nominal in parts.items():
         points, name = varied[part.name], part.name
         if not points:
@@ -168,6 +186,7 @@ def _train_region(
         codes={s["Name"]: s.get("Interpolation", "quadexp") for s in config.values.get("Systematics", [])},
         keys=keys,
         new=new,
+        directions=None if directions is None else {k.lower(): v for k, v in directions.items() if k != "Source"},
     )
 
 
