@@ -114,6 +114,10 @@ def test_the_ratios_pass_their_checks(folder, workspace):
     reports = json.loads(done.stdout)
     assert reports["SR"]["passed"], done.stderr
     assert {"normalisation", "distance", "calibration", "support"} <= {c["name"] for c in reports["SR"]["checks"]}
+    shapes = {c["sample"] for c in reports["SR"]["checks"] if c["name"] == "closure of mass_scale"}
+    assert shapes == {"sm", "interference[+]", "interference[-]", "newphys"}
+    (ranking,) = (c for c in reports["likelihood"]["curves"] if c["type"] == "ranking")
+    assert {"mass_scale", "efficiency"} < set(ranking["nuisances"])
     likelihood = {c["name"]: c for c in reports["likelihood"]["checks"]}
     assert set(likelihood) >= {"fit", "minimum in kappa", "positivity in kappa", "positivity in mass_scale"}
     assert likelihood["positivity in kappa"]["passed"]

@@ -36,7 +36,9 @@ def _binned(found: Reweighting, learned_at: Floats, bounds: Floats) -> tuple[Flo
     reference = np.where(reference > 0, reference, np.nan)
     w = found.target.weights / found.target.weights.sum()
     learned = np.bincount(a, found.source.weights, bins) / q.sum() / reference
-    return learned, np.bincount(b, w, bins) / reference, np.bincount(b, w**2, bins) / reference**2
+    typical = (w**2).sum() / np.abs(w).sum() * np.abs(learned) * reference  # where by chance no true event is
+    variance = np.where(np.bincount(b, minlength=bins) > 0, np.bincount(b, w**2, bins), typical)
+    return learned, np.bincount(b, w, bins) / reference, variance / reference**2
 
 
 def _slope(sample: str, learned: Floats, true: Floats, variance: Floats, meaning: str) -> Check:

@@ -10,7 +10,7 @@ from nuratio.checks.report import Check, Closure
 from nuratio.checks.reweighting import Reweighting
 from nuratio.ratios.closure import Weighted
 
-__all__ = ["cells_between", "closure_checks", "closure_curves"]
+__all__ = ["cells_between", "closure_checks", "closure_curves", "quantile_edges"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -91,7 +91,15 @@ def _histogram(found: Reweighting, at_source: Floats, at_target: Floats, edges: 
 
 def _quantile_cells(of: Floats, bins: int, values: Sequence[Floats]) -> tuple[list[Ints], int]:
     """Bins of the values between quantiles of some numbers, those beyond in the outer ones; and how many bins."""
-    return cells_between(np.unique(np.quantile(of, np.linspace(0, 1, bins + 1))), values)
+    return cells_between(quantile_edges(of, bins), values)
+
+
+def quantile_edges(values: Floats, bins: int) -> Floats:
+    """At most so many bins between quantiles; a value that many share is a bin of its own, the largest one, too."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
+    if len(edges) > 1 and (values == edges[-1]).mean() > 0.5 / bins:
+        edges = np.append(edges, 2 * edges[-1] - edges[-2])
+    return edges
 
 
 def cells_between(edges: Floats, values: Sequence[Floats]) -> tuple[list[Ints], int]:

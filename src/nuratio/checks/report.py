@@ -13,7 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Calibration", "Check", "CheckReport", "Closure", "Distances", "Shifts", "averaged"]
+__all__ = [
+    "Calibration",
+    "Check",
+    "CheckReport",
+    "Closure",
+    "Coefficients",
+    "Curve",
+    "Distances",
+    "Ranking",
+    "Shifts",
+    "Sizes",
+    "VariedRatio",
+    "averaged",
+    "worst",
+]
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +61,15 @@ class Check:
         """Whether the value is within its threshold, and a number."""
         return bool(abs(self.value) <= self.threshold + _SIGMAS * self.error)
 
+    @property
+    def used(self) -> float:
+        """The value as a share of what it may be: above 1 where the check fails, infinite where it is no number."""
+        allowed = self.threshold + _SIGMAS * self.error
+        if self.value == 0:
+            return 0.0
+        used = abs(self.value) / allowed if allowed > 0 else math.inf
+        return math.inf if math.isnan(used) else used
+
 
 def averaged(checks: Iterable[Check]) -> Iterator[Check]:
     """Independent checks of the same name and sample as one, in the order of the first."""
@@ -56,6 +79,11 @@ def averaged(checks: Iterable[Check]) -> Iterator[Check]:
     for (first, *rest), n in ((found, len(found)) for found in same.values()):
         error = math.sqrt(math.fsum(c.error**2 for c in (first, *rest))) / n
         yield replace(first, value=math.fsum(c.value for c in (first, *rest)) / n, error=error)
+
+
+def worst(checks: Iterable[Check]) -> Check:
+    """Of checks of one kind the one that is closest to failing, or fails by most; it passes if all of them do."""
+    return max(checks, key=lambda check: check.used)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +168,129 @@ class Shifts:
     shifts: Floats
 
 
-Curve = Closure | Calibration | Distances | Shifts
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """What each of K nuisances does to a part: a table.
+
+    Attributes
+    ----------
+    sample : str
+        The part.
+    nuisances : tuple of str
+    kept : ndarray of bool, shape (K,)
+        Whether the fit has their shape; of those that are pruned it has the rate alone.
+    up, down : ndarray, shape (K,)
+        Rms over nominal events of the learned ln[p(x|alpha) / p(x|0)] at alpha = 1 and -1.
+    up_seen, up_error, down_seen, down_error : ndarray, shape (K,)
+        The same along what was learned, as simulated events tell that the networks have not seen, and its statistical
+        error; NaN where nothing was simulated or learned.
+    rate_up, rate_down : ndarray, shape (K,)
+        Yield at alpha = 1 and -1 relative to the nominal one; NaN where nothing was simulated.
+    normalisation : ndarray, shape (K,)
+        Error of the cumulant form of ln Z within two sigma of this nuisance alone; NaN where it is not known.
+    note : str
+        What else is to be said.
+    """
+
+    sample: str
+    nuisances: tuple[str, ...]
+    kept: NDArray[np.bool_]
+    up: Floats
+    up_seen: Floats
+    up_error: Floats
+    down: Floats
+    down_seen: Floats
+    down_error: Floats
+    rate_up: Floats
+    rate_down: Floats
+    normalisation: Floats
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class VariedRatio:
+    """The shape of a variation over the nominal one, in bins of a feature.
+
+    Attributes
+    ----------
+    sample, point, feature : str
+        ``point`` is that of the nuisances: ``jes = +1``.
+    nuisances : tuple of str
+        Those that are varied.
+    edges : ndarray, shape (b + 1,)
+    simulated, learned : ndarray, shape (b,)
+        Varied over nominal shares, and reweighted over nominal ones.
+    error : ndarray, shape (b,)
+        Of the difference of these two: what the events that they share have in common is not in it.
+    product : ndarray, shape (b,)
+        The same with the one-nuisance shapes alone, of several nuisances; empty for a single one.
+    chi2, bins : float, int
+        Of reweighted and varied shares, and its degrees of freedom: summed over folds, each compared by itself.
+    """
+
+    sample: str
+    point: str
+    feature: str
+    nuisances: tuple[str, ...]
+    edges: Floats
+    simulated: Floats
+    learned: Floats
+    error: Floats
+    product: Floats
+    chi2: float
+    bins: int
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """Coefficients D_1, D_2, ... of a nuisance in bins of a feature: what of nominal events is between them.
+
+    Attributes
+    ----------
+    sample, nuisance, feature : str
+    edges : ndarray, shape (b + 1,)
+    powers : tuple of int
+        Of alpha, one for each of T coefficients.
+    mean, low, high : ndarray, shape (T, b)
+        Mean, and the quantiles 16% and 84%.
+    """
+
+    sample: str
+    nuisance: str
+    feature: str
+    edges: Floats
+    powers: tuple[int, ...]
+    mean: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Impacts of K nuisances on a parameter, on Asimov data of the nominal model, in units of its uncertainty.
+
+    Attributes
+    ----------
+    parameter : str
+    nuisances : tuple of str
+        The largest impact first.
+    constraint : ndarray, shape (K,)
+        Post-fit over pre-fit uncertainty of the nuisance.
+    impact, prefit : ndarray, shape (K,)
+        Shift of the parameter with the nuisance, by its post-fit and by its pre-fit uncertainty.
+    shapes : ndarray, shape (K,)
+        What of ``impact`` there would not be without the nuisance's shapes per event, its rates being the same.
+    """
+
+    parameter: str
+    nuisances: tuple[str, ...]
+    constraint: Floats
+    impact: Floats
+    prefit: Floats
+    shapes: Floats
+
+
+Curve = Closure | Calibration | Distances | Shifts | Sizes | VariedRatio | Coefficients | Ranking
 
 
 @dataclass(frozen=True)
@@ -173,12 +323,14 @@ class CheckReport:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def __str__(self) -> str:
-        lines = [f"{'check':34s} {'sample':20s} {'value':>9s} {'error':>9s} {'allowed':>9s}"]
+        width = max([34, *(len(c.name) for c in self.checks)])
+        lines = [f"{'check':{width}s} {'sample':20s} {'value':>9s} {'error':>9s} {'allowed':>9s}"]
         lines += [
-            f"{c.name:34s} {c.sample:20s} {c.value:9.4f} {c.error:9.4f} {c.threshold:9.4f}  "
+            f"{c.name:{width}s} {c.sample:20s} {c.value:9.4f} {c.error:9.4f} {c.threshold:9.4f}  "
             f"{'pass' if c.passed else 'FAIL: ' + c.meaning}"
             for c in self.checks
         ]
+        lines += [f"{c.sample}: {c.note}" for c in self.curves if isinstance(c, Sizes) and c.note]
         return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from nuratio.checks.calibration import calibration
 from nuratio.checks.closure import closure_checks, closure_curves
 from nuratio.checks.distance import distance
+from nuratio.checks.impacts import asimov_impacts
 from nuratio.checks.minimum import minimum_check
 from nuratio.checks.networks import network_checks, normalisation_checks
 from nuratio.checks.positivity import positivity_checks
@@ -13,6 +14,7 @@ from nuratio.checks.report import Check, CheckReport, Curve, averaged
 from nuratio.checks.reweighting import CrossFitted
 from nuratio.checks.statistics import simulation_check
 from nuratio.checks.support import support_checks
+from nuratio.checks.systematics import systematics
 from nuratio.checks.two_sample import two_sample_checks
 from nuratio.data.sample import EventSample
 from nuratio.infer.fit import fit
@@ -85,20 +87,30 @@ def check_analysis(
     """
     settings, cache = resolve(config, inputs, cache)
     trained = train_all(settings, cache=cache, progress=progress, device=device)
-    reports = {name: check_ratios(t.ratio, t.events.nominal, t.events.data) for name, t in trained.items()}
     if not trained:
-        return reports
+        return {}
     workspace = assemble(settings, trained, progress=progress)
+    reports = {}
+    for name, networks in trained.items():
+        samples = {sample["name"]: sample for sample in workspace.unbinned[name]["samples"]}
+        errors = {part: sample.get("normalisation", {}).get("errors", {}) for part, sample in samples.items()}
+        ratios = check_ratios(networks.ratio, networks.events.nominal, networks.events.data)
+        shapes = systematics(networks, normalisation=errors)
+        reports[name] = CheckReport(ratios.checks + shapes.checks, ratios.curves + shapes.curves)
     model = workspace.model()
     best = fit(model, workspace.data(model))
     converged = Check(
         "fit", "model", 0.0 if best.valid else float("nan"), 0.0, 0.0, best.message or "the fit converged"
     )
-    poi, checks, curves = model.config.poi_name, [converged], []
+    poi, checks = model.config.poi_name, [converged]
+    curves: list[Curve] = []
     if poi is not None:
         checks.append(simulation_check(model, best, poi))
         cells = {region["Name"]: Cells.of_region(region) for region in settings.regions}
         check, curve = minimum_check(workspace, {name: (t, cells[name]) for name, t in trained.items()}, best, poi)
         checks.append(check)
         curves.append(curve)
+        check, ranking = asimov_impacts(model, poi)
+        checks.append(check)
+        curves += [ranking] if ranking is not None else []
     return reports | {"likelihood": CheckReport((*checks, *positivity_checks(model, best)), tuple(curves))}

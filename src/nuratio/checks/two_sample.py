@@ -8,10 +8,13 @@ is true:
 
 with an error from the sum of its squared terms; it is zero on average if r = p / q, whatever h is. The control puts a
 distortion of known size into r, which the same regression has to find.
+
+`two_sample_checks` is for ratios; `nuratio.checks.systematics` uses the same `RandomFunctions` and `Residuals`.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,7 @@ from nuratio.data.sample import EventSample
 from nuratio.data.split import fold_of
 from nuratio.ratios.estimator import Part, split_by_sign
 
-__all__ = ["two_sample_checks"]
+__all__ = ["INJECTED", "RandomFunctions", "Residuals", "two_sample_checks"]
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +35,7 @@ _RIDGE = 1e-3  # of the mean diagonal element
 _MOST = 500_000  # events
 _CHUNK = 32768
 _ALLOWED = 0.05
-_INJECTED = 0.3
+INJECTED = 0.3  # the distortion of the control
 _SEED = 0x2A
 
 
@@ -55,69 +58,130 @@ def two_sample_checks(fitted: CrossFitted) -> Iterator[Check]:
     for k, name in enumerate(names):
         r[k, q > 0] = estimator.net(fitted.mean, name)
     groups, used = fitted.groups(ids), fold_of(ids, -(-len(x) // _MOST), _SEED) == 0
-    test = _Sums(x[q > 0], q[q > 0], len(names), 2 * estimator.options.folds)
-    for group in range(2 * estimator.options.folds):
+    functions = RandomFunctions.of(x[q > 0], q[q > 0])
+    gram = np.zeros((2 * estimator.options.folds, functions.size, functions.size))
+    tests = [Residuals.zero(gram) for _ in names]
+    for group in range(len(gram)):
         chosen = used & (groups == group)
         q_here, p_here = keeping_shares(q, index, chosen), keeping_shares(p, index, chosen)
-        test.add(group, x[chosen], q_here, r[:, chosen], [p_here * (own[chosen] == k) for k in range(len(names))])
+        p_own = [p_here * (own[chosen] == k) for k in range(len(names))]
+        _add(tests, group, functions, x[chosen], q_here, r[:, chosen], p_own)
     size = np.sqrt(r**2 @ q / q.sum())
-    for k, name in enumerate(names):
-        value, error = test.found(k, size[k])
+    for k, (name, test) in enumerate(zip(names, tests, strict=True)):
+        value, error = test.found(size[k])
         meaning = "relative rms of p - q r along what a regression finds in one half of the events, tested on the other"
         yield Check("two-sample test", name, value, error, _ALLOWED, meaning)
-        seen, error = test.found(k, size[k], _INJECTED)
-        meaning = f"of a distortion of {_INJECTED:.0%} put into r on purpose, the share that the test does not see"
-        yield Check("two-sample control", name, max(1 - seen / _INJECTED, 0.0), error / _INJECTED, 0.5, meaning)
+        yield test.control("two-sample control", name, size[k])
 
 
-class _Sums:
-    """Moments of random functions phi in each of g halves of folds.
+def _add(
+    tests: "list[Residuals]",
+    group: int,
+    functions: "RandomFunctions",
+    x: NDArray[np.float32],
+    q: Floats,
+    r: Floats,
+    p: list[Floats],
+) -> None:
+    """The events of a half of a fold: q of shape (n,), r and p of shape (samples, n)."""
+    u = functions.wave(x)
+    strength = np.sqrt(r**2 @ q / ((r * u) ** 2 @ q))
+    for start in range(0, len(x), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        phi = functions(x[some])
+        tests[0].gram[group] += phi.T @ (q[some, None] * phi)  # that of all of them
+        for k, (test, own) in enumerate(zip(tests, p, strict=True)):
+            model = q[some] * r[k, some]
+            terms = (own[some] - model)[:, None] * phi
+            test.add(group, terms.sum(0), terms)
+            test.distorted[group] += strength[k] * (model * u[some]) @ phi
+
+
+@dataclass(frozen=True, eq=False)
+class RandomFunctions:
+    """Smooth random functions of d features, SiLU of h - 1 linear ones and a constant; the same for the same features.
+
+    Attributes
+    ----------
+    center, inverse_scale : ndarray, shape (d,)
+    directions : ndarray, shape (d, h - 1)
+    offsets : ndarray, shape (h - 1,)
+    """
+
+    center: Floats
+    inverse_scale: Floats
+    directions: Floats
+    offsets: Floats
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32], q: Floats) -> Self:
+        """For events x, shape (n, d), of positive weights q, shape (n,)."""
+        share = q / q.sum()
+        center = share @ x
+        scale = np.sqrt(share @ (x - center) ** 2)
+        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+        rng = np.random.default_rng(_SEED)
+        directions = rng.normal(size=(x.shape[1], _FEATURES)) * _SPREAD / np.sqrt(x.shape[1])
+        return cls(center, inverse, directions, -(rng.normal(size=directions.shape) * directions).sum(0))
+
+    @property
+    def size(self) -> int:
+        """h."""
+        return len(self.offsets) + 1
+
+    def __call__(self, x: NDArray[np.float32]) -> Floats:
+        """Their values at x, shape (n, h)."""
+        z = self._along(x) + self.offsets
+        return np.column_stack([z / (1 + np.exp(-z)), np.ones(len(z))])
+
+    def wave(self, x: NDArray[np.float32]) -> Floats:
+        """A function that is none of them, shape (n,): what the control distorts densities with."""
+        return np.cos(self._along(x)[:, 0])
+
+    def _along(self, x: NDArray[np.float32]) -> Floats:
+        return np.asarray(np.clip((x - self.center) * self.inverse_scale, -8, 8) @ self.directions)
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Moments of h functions phi under a residual p - q r, in each of g halves of folds (2 x fold + half).
 
     Attributes
     ----------
     gram : ndarray, shape (g, h, h)
         E_q[phi phi].
-    residual, distorted : ndarray, shape (samples, g, h)
+    residual, distorted : ndarray, shape (g, h)
         E_p[phi] - E_q[r phi], and E_q[r u phi] of a function u with E_q[(r u)^2] = E_q[r^2].
-    noise : ndarray, shape (samples, g, h, h)
+    noise : ndarray, shape (g, h, h)
         Covariance of ``residual``.
     """
 
-    def __init__(self, x: NDArray[np.float32], q: Floats, samples: int, groups: int) -> None:
-        h, d = _FEATURES + 1, x.shape[1]
-        self.gram = np.zeros((groups, h, h))
-        self.residual, self.distorted = np.zeros((samples, groups, h)), np.zeros((samples, groups, h))
-        self.noise = np.zeros((samples, groups, h, h))
-        share = q / q.sum()
-        self._center = share @ x
-        scale = np.sqrt(share @ (x - self._center) ** 2)
-        self._inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-        rng = np.random.default_rng(_SEED)
-        self._directions = rng.normal(size=(d, _FEATURES)) * _SPREAD / np.sqrt(d)
-        self._offsets = -(rng.normal(size=(d, _FEATURES)) * self._directions).sum(0)
+    gram: Floats
+    residual: Floats
+    distorted: Floats
+    noise: Floats
 
-    def add(self, side: int, x: NDArray[np.float32], q: Floats, r: Floats, p: list[Floats]) -> None:
-        """The events of a half of a fold: q of shape (n,), r and p of shape (samples, n)."""
-        u = np.cos(self._along(x)[:, 0])
-        strength = np.sqrt(r**2 @ q / ((r * u) ** 2 @ q))
-        for start in range(0, len(x), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            z = self._along(x[some]) + self._offsets
-            phi = np.column_stack([z / (1 + np.exp(-z)), np.ones(len(z))])
-            self.gram[side] += phi.T @ (q[some, None] * phi)
-            for k, own in enumerate(p):
-                model = q[some] * r[k, some]
-                residual = own[some] - model
-                self.residual[k, side] += residual @ phi
-                self.noise[k, side] += phi.T @ (residual[:, None] ** 2 * phi)
-                self.distorted[k, side] += strength[k] * (model * u[some]) @ phi
+    @classmethod
+    def zero(cls, gram: Floats) -> Self:
+        """Empty sums; residuals relative to the same q share its moments."""
+        return cls(gram, np.zeros(gram.shape[:2]), np.zeros(gram.shape[:2]), np.zeros_like(gram))
 
-    def _along(self, x: NDArray[np.float32]) -> Floats:
-        return np.asarray(np.clip((x - self._center) * self._inverse, -8, 8) @ self._directions)
+    def add(self, group: int, residual: Floats, terms: Floats) -> None:
+        """A contribution to the residual, shape (h,), that fluctuates like the sum of n independent terms (n, h)."""
+        self.residual[group] += residual
+        self.noise[group] += terms.T @ terms
 
-    def found(self, k: int, size: float, injected: float = 0.0) -> tuple[float, float]:
-        """The relative residual found for sample k, averaged over folds and both ways of using halves; its error."""
-        residual = self.residual[k] - injected * self.distorted[k]
+    def found(self, size: float, injected: float = 0.0) -> tuple[float, float]:
+        """The relative residual that is found, averaged over folds and both ways of using halves; its error.
+
+        Parameters
+        ----------
+        size : float
+            E_q[r^2]^(1/2).
+        injected : float
+            Size of a distortion that is put into r.
+        """
+        residual = self.residual - injected * self.distorted
         values, variances = [], []
         for side in range(len(self.gram)):
             other, gram = side ^ 1, self.gram[side]
@@ -125,7 +189,13 @@ class _Sums:
             a = np.linalg.solve(gram + ridge, residual[side])
             unit = np.sqrt(a @ self.gram[other] @ a) * size
             if unit == 0:
-                return 0.0, 0.0  # a sample that is the reference itself
+                return 0.0, 0.0  # p is q r, event by event
             values.append(a @ residual[other] / unit)
-            variances.append(a @ self.noise[k, other] @ a / unit**2)
+            variances.append(a @ self.noise[other] @ a / unit**2)
         return float(np.mean(values)), float(np.sqrt(np.sum(variances)) / len(values))
+
+    def control(self, name: str, sample: str, size: float) -> Check:
+        """Of a distortion of known size, the share that is not found."""
+        seen, error = self.found(size, INJECTED)
+        meaning = f"of a distortion of {INJECTED:.0%} put into r on purpose, the share that the test does not see"
+        return Check(name, sample, max(1 - seen / INJECTED, 0.0), error / INJECTED, 0.5, meaning)

@@ -491,7 +491,10 @@ def load_result(source: str | Path) -> Any:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidData(f"not a result: {error}") from error
+    from nuratio.infer.impacts import Impacts  # made from a fit's result, so that it comes after this module
+
+    kinds = _KINDS | {Impacts.kind: Impacts}
     kind = values.get("kind") if isinstance(values, dict) else None
-    if kind not in _KINDS:
-        raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), _KINDS, 'kinds')}")
-    return _KINDS[kind].from_dict(values)
+    if kind not in kinds:
+        raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), kinds, 'kinds')}")
+    return kinds[kind].from_dict(values)

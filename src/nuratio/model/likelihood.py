@@ -194,6 +194,33 @@ class Likelihood:
         """Second derivatives of -2 ln L, shape (P, P)."""
         return self.derivatives(theta, hessian=True)[2]
 
+    def shape_hessians(self, theta: Floats) -> dict[str, Floats]:
+        """Nuisance with shapes per event -> what these add to the Hessian, (P, P).
+
+        That is the rows and columns of the nuisance in the sum over events. Where it is zero, the Hessian without them
+        is that of a model in which it changes rates alone.
+        """
+        model = self.model
+        expansion = model.parameters.expand(theta)
+        full = expansion.values
+        rates, unit = model.rates.rates(full), np.eye(len(full))
+        added: dict[int, Floats] = {}
+        for channel, terms in self.terms.items():
+            for term in terms:
+                cells, nuisances = model.rates.cells(channel, term.cell.bin), list(term.cell.nuisances)
+                threshold = self._threshold(channel, term.cell.bin)
+                _, _, curve = term.derivatives(rates.nu[cells], full, threshold, hessian=True)
+                c = len(curve) - len(nuisances)
+                along = curve[c:] @ np.concatenate([rates.jacobian[cells], unit[nuisances]])
+                for j, k in enumerate(nuisances):
+                    own = added.setdefault(k, np.zeros((len(full), len(full))))
+                    own[k] += along[j]
+                    own[:, k] += along[j]
+                    own[k, k] -= curve[c + j, c + j]
+        names = dict(zip(model.parameters.own, model.parameters.names, strict=False))
+        nowhere = np.zeros(len(full))
+        return {names[k]: expansion.pull_hessian(nowhere, own) for k, own in added.items()}
+
     def positive_value(self, theta: Floats) -> float:
         """-2 ln L without any continuation, in one pass.
 

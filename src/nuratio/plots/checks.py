@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,9 +11,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nuratio.checks.report import Calibration, CheckReport, Closure, Distances, Shifts
+from nuratio.checks.report import (
+    Calibration,
+    CheckReport,
+    Closure,
+    Coefficients,
+    Curve,
+    Distances,
+    Ranking,
+    Shifts,
+    Sizes,
+    VariedRatio,
+)
 from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font, legend_above
 from nuratio.plots.save import in_folder
+from nuratio.plots.systematics import ranking, variations
 from nuratio.ratios.storage import write_whole
 
 __all__ = ["calibration", "closures", "distances", "shifts", "write_page"]
@@ -132,19 +144,28 @@ def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: s
         verdict = f"{len(bad)} of {len(report.checks)} checks fail" if bad else f"all {len(report.checks)} checks pass"
         parts.append(f"<h2>{html.escape(name)}: <span class={'bad' if bad else 'good'}>{verdict}</span></h2>")
         parts += [_picture(fig) for fig in _figures(report)]
+        parts += [_sizes(curve) for curve in report.curves if isinstance(curve, Sizes)]
         parts.append(_table(report))
     write_whole(path, "\n".join([*parts, "</body></html>"]).encode())
 
 
-def _figures(report: CheckReport) -> list[Figure]:
-    """Closures of each sample in one figure; calibrations, distances and shifts side by side."""
-    made = []
+def _figures(report: CheckReport) -> Iterator[Figure]:
+    """Closures of each sample in one figure; calibrations, distances and shifts side by side; variations; impacts."""
     by_sample: dict[str, list[Closure]] = {}
+    varied: dict[tuple[str, tuple[str, ...]], list[VariedRatio]] = {}
+    single: list[Curve] = []
     for curve in report.curves:
-        if isinstance(curve, Closure):
-            by_sample.setdefault(curve.sample, []).append(curve)
-    made += [closures(found) for found in by_sample.values()]
-    single = [curve for curve in report.curves if not isinstance(curve, Closure)]
+        match curve:
+            case Closure():
+                by_sample.setdefault(curve.sample, []).append(curve)
+            case VariedRatio(nuisances=(_,)):
+                varied.setdefault((curve.sample, curve.nuisances), []).append(curve)
+            case VariedRatio():
+                varied.setdefault((curve.sample, (curve.point,)), []).append(curve)
+            case Calibration() | Distances() | Shifts():
+                single.append(curve)
+    for found in by_sample.values():
+        yield closures(found)
     for start in range(0, len(single), _COLUMNS):
         some = single[start : start + _COLUMNS]
         fig, axes = figure(ncols=len(some), squeeze=False, figsize=(5.4 * len(some), 5.0))
@@ -156,8 +177,40 @@ def _figures(report: CheckReport) -> list[Figure]:
                     distances(curve, ax=ax)
                 case Shifts():
                     shifts(curve, ax=ax)
-        made.append(fig)
-    return made
+        yield fig
+    coefficients = [curve for curve in report.curves if isinstance(curve, Coefficients)]
+    pruned = {(c.sample, (k,)) for c in report.curves if isinstance(c, Sizes) for k in np.array(c.nuisances)[~c.kept]}
+    for key, ratios in varied.items():
+        own = [c for c in coefficients if (c.sample, (c.nuisance,)) == key]
+        yield variations(ratios, own, remark=" (pruned: the fit has its rate alone)" if key in pruned else "")
+    for curve in report.curves:
+        if isinstance(curve, Ranking) and curve.nuisances:
+            yield ranking(curve).figure.figure
+
+
+def _sizes(found: Sizes) -> str:
+    """The table of what each nuisance does to a part."""
+    heads = ("nuisance", "shape at +1", "in the simulation", "at -1", "in the simulation", "rate at +1", "at -1")
+    head = "".join(f"<th>{h}</th>" for h in (*heads, "error of ln Z", ""))
+    rows = []
+    for k, name in enumerate(found.nuisances):
+        cells = [
+            f"{found.up[k]:.2%}",
+            _with_error(found.up_seen[k], found.up_error[k]),
+            f"{found.down[k]:.2%}",
+            _with_error(found.down_seen[k], found.down_error[k]),
+            *("" if np.isnan(rate) else f"{rate - 1:+.2%}" for rate in (found.rate_up[k], found.rate_down[k])),
+            "" if np.isnan(found.normalisation[k]) else f"{found.normalisation[k]:.1g}",
+        ]
+        numbers = "".join(f"<td class=number>{cell}</td>" for cell in cells)
+        rows.append(f"<tr><td>{html.escape(name)}</td>{numbers}<td>{'' if found.kept[k] else 'pruned'}</td></tr>")
+    title = f"<h3>{html.escape(found.sample)}: shapes of the nuisances, rms of the log ratio</h3>"
+    note = f"<p>{html.escape(found.note)}</p>" if found.note else ""
+    return f"{title}<table><tr>{head}</tr>" + "\n".join(rows) + f"</table>{note}"
+
+
+def _with_error(value: float, error: float) -> str:
+    return "" if np.isnan(value) else f"{value:.2%} &plusmn; {error:.2%}"
 
 
 def _picture(fig: Figure) -> str:

@@ -15,7 +15,7 @@ from nuratio.ratios.estimator import Part
 from nuratio.workspace.config import Config
 from nuratio.workspace.inputs import RegionEvents
 
-__all__ = ["Cells", "binned_channel", "companion_channel", "cross_rates"]
+__all__ = ["Cells", "binned_channel", "companion_channel", "cross_coefficients", "cross_rates"]
 
 
 def _modifiers(config: Config, region: str, sample: str) -> list[dict[str, Any]]:
@@ -93,6 +93,9 @@ def companion_channel(
     parts: Mapping[Part, EventSample],
     varied: Mapping[str, Sequence[VariedSample]],
     cells: Cells | None,
+    *,
+    directions: Sequence[str] = (),
+    statistics: bool = False,
 ) -> dict[str, Any]:
     """The rates of an unbinned region.
 
@@ -105,6 +108,11 @@ def companion_channel(
     varied : mapping
         Part name -> its varied simulations.
     cells : Cells or None
+    directions : sequence of str
+        Nuisances of the networks, which change shapes alone.
+    statistics : bool
+        Whether the statistics of the simulated yields are in the likelihood without cells, too: a normsys for each part
+        (a staterror would be common to all), unless the sample disables its staterror.
     """
     samples = []
     for part, events in parts.items():
@@ -118,6 +126,7 @@ def companion_channel(
                     "Binning or the Cross"
                 )
             samples.append({"name": part.name} | _rates(config, region, part.sample, events, points, cells))
+            samples[-1]["modifiers"] += [_normsys(name, 1.0, 1.0) for name in directions]
             continue
         modifiers = _modifiers(config, region, part.sample)
         for name, (up, down) in _up_down(points).items():
@@ -128,12 +137,24 @@ def companion_channel(
         modifiers += [
             {"name": p["name"], "type": "normfactor", "data": None} for p in cross_rates(region, part, points)
         ]
+        if statistics and _has_staterror(config, region, part.sample):
+            hi = 1 + events.effective_size**-0.5
+            modifiers.append(_normsys(f"stat_{region}_{part.name}", hi, 1 / hi))
+        modifiers += [_normsys(name, 1.0, 1.0) for name in directions]
         samples.append({"name": part.name, "data": [part.total], "modifiers": modifiers})
     return {"name": region, "samples": samples}
 
 
 def cross_rates(region: str, part: Part, varied: Sequence[VariedSample]) -> list[dict[str, str]]:
-    """Factors exp(c alpha_j alpha_k) on the yield of a part, one for each pair of nuisances varied together.
+    """Factors exp(c alpha_j alpha_k) on the yield of a part, one for each pair of nuisances varied together."""
+    return [
+        {"name": f"cross_{region}_{part.name}_{j}_{k}", "expression": f"exp({c:.9g} * {j} * {k})"}
+        for (j, k), c in cross_coefficients(part.total, varied).items()
+    ]
+
+
+def cross_coefficients(total: float, varied: Sequence[VariedSample]) -> dict[tuple[str, str], float]:
+    """Pair of nuisances -> c of the factor exp(c alpha_j alpha_k) on a yield, nominally ``total``.
 
     c is the least-squares fit to the yields of the off-axis points over the product of the normsys of both nuisances,
     which extrapolate exponentially from -1 and 1.
@@ -141,18 +162,14 @@ def cross_rates(region: str, part: Part, varied: Sequence[VariedSample]) -> list
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     sides = {(k, a): p.events.total for p in varied for k, a in p.alpha.items() if len(p.alpha) == 1 and abs(a) == 1}
     for point in (p for p in varied if len(p.alpha) > 1):
-        (j, a), (k, b) = point.alpha.items()
+        (j, a), (k, b) = sorted(point.alpha.items())  # whichever of the two it was given for
         factorised = 0.0
         for name, alpha in ((j, a), (k, b)):
             up = sides[name, 1.0]
-            side = up if alpha > 0 else sides.get((name, -1.0), 2 * part.total - up)
-            factorised += abs(alpha) * float(np.log(side / part.total))
-        pairs.setdefault((j, k), []).append((a * b, float(np.log(point.events.total / part.total)) - factorised))
-    found = []
-    for (j, k), points in pairs.items():
-        c = sum(x * y for x, y in points) / sum(x * x for x, _ in points)
-        found.append({"name": f"cross_{region}_{part.name}_{j}_{k}", "expression": f"exp({c:.9g} * {j} * {k})"})
-    return found
+            side = up if alpha > 0 else sides.get((name, -1.0), 2 * total - up)
+            factorised += abs(alpha) * float(np.log(side / total))
+        pairs.setdefault((j, k), []).append((a * b, float(np.log(point.events.total / total)) - factorised))
+    return {pair: sum(x * y for x, y in points) / sum(x * x for x, _ in points) for pair, points in pairs.items()}
 
 
 def binned_channel(config: Config, region: Mapping[str, Any], events: RegionEvents) -> dict[str, Any]:
@@ -171,6 +188,10 @@ def _up_down(varied: Sequence[VariedSample]) -> dict[str, tuple[EventSample, Eve
     return {name: (events, alone.get((name, -1.0))) for (name, alpha), events in alone.items() if alpha == 1}
 
 
+def _has_staterror(config: Config, region: str, sample: str) -> bool:
+    return not next(s for s in config.samples(region) if s["Name"] == sample).get("DisableStaterror", False)
+
+
 def _rates(
     config: Config,
     region: str,
@@ -183,7 +204,7 @@ def _rates(
     template = histogram(events, bins.variable, bins.edges)
     nominal, total = template.values, float(template.values.sum())
     modifiers = _modifiers(config, region, sample)
-    if not next(s for s in config.samples(region) if s["Name"] == sample).get("DisableStaterror"):
+    if _has_staterror(config, region, sample):
         modifiers.append({"name": f"staterror_{region}", "type": "staterror", "data": template.staterror.tolist()})
     for systematic, (up, down) in _up_down(varied).items():
         hi = histogram(up, bins.variable, bins.edges).values
