@@ -32,6 +32,35 @@ def test_the_pictures_exist():
         assert (ROOT / picture).is_file(), picture
 
 
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
+def test_the_systematics_page_is_true():
+    import numpy as np
+
+    page = (ROOT / "docs" / "systematics.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "systematics.md", "exec"), names)
+    assert names["log_ratio"].shape == (20_000,)
+    assert len(names["entry"]["cross"]) > 0
+    assert len(names["points"]) >= 5
+    true = names["efficiency"](np.array([1.7, 1.2]))
+    value, error = (float(v[0]) for v in names["surface"].at([[1.7, 1.2]]))
+    assert abs(value - true) < 5 * error + 2e-3
+
+
+def test_the_systematics_of_the_page_are_a_configuration():
+    import jsonschema
+    import yaml
+
+    from nuratio.workspace.config import config_schema
+
+    page = (ROOT / "docs" / "systematics.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    schema = config_schema()
+    part = schema["properties"]["Systematics"] | {"$defs": schema["$defs"]}
+    jsonschema.Draft202012Validator(part).validate(yaml.safe_load(text)["Systematics"])
+
+
 def test_the_likelihood_page_is_true(monkeypatch):
     import numpy as np
     import pyhf

@@ -278,3 +278,23 @@ def test_what_numpy_and_awkward_stumble_over():
     refused("sum(where(good, jet, 1))", "lists are mixed with numbers or text")
     refused("'a' <= atan2(jet, jet)", "cannot be evaluated")
     refused(f"where(n, {10**30}, jet)", "more than 63 bits; write it with a decimal point")
+
+
+def test_replaced_branches_are_expressions_of_the_branches_as_they_are():
+    """Each other's replacements do not enter, wherever a branch is used; aliases see them."""
+    columns = {"pt": np.array([10.0, 40.0]), "eta": np.array([0.5, 2.0])}
+    replaced = {"pt": "where(eta < 1, 2, 1) * pt", "eta": "eta + pt"}
+
+    def value(text, aliases=None):
+        found = compile_expression(text, columns, aliases, replaced)
+        return found({name: columns[name] for name in found.branches}).tolist()
+
+    assert value("pt") == [20.0, 40.0]
+    assert value("eta") == [10.5, 42.0]
+    assert value("(pt > 15) & (eta > 11)") == [False, True]
+    assert value("scaled", {"scaled": "pt / 10"}) == [2.0, 4.0]
+    assert compile_expression("pt", columns, None, replaced).branches == {"pt", "eta"}
+    many = {f"b{k}": " + ".join(f"b{j}" for j in range(40)) for k in range(40)}
+    assert compile_expression("b0 + b1", many, None, many).branches == set(many)
+    with pytest.raises(InvalidData, match="no branch 'pT' to replace"):
+        compile_expression("pt", columns, None, {"pT": "2 * pt"})

@@ -106,7 +106,7 @@ def compile_expression(
     aliases : mapping of str to str, optional
         Names that stand for expressions, in ``text`` and in each other.
     replaced : mapping of str to str, optional
-        Branches that stand for expressions, which may contain them: ``{"pt": "1.01 * pt"}``.
+        Branches that stand for expressions of the branches as they are: ``{"pt": "1.01 * pt"}``.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def compile_expression(
             raise InvalidData(f"no branch {name!r} to replace; {did_you_mean(name, branches, 'branches')}")
     used: set[str] = set()
     try:
-        term = _Compiler(text, branches, {**(aliases or {}), **(replaced or {})}, used).compile()
+        term = _Compiler(text, branches, aliases or {}, replaced or {}, used).compile()
     except (RecursionError, MemoryError) as error:
         raise InvalidData(f"expression {text[:60]!r}... is nested too deeply") from error
     if not used:
@@ -174,12 +174,14 @@ class _Compiler:
         text: str,
         branches: Collection[str],
         aliases: Mapping[str, str],
+        replaced: Mapping[str, str],
         used: set[str],
         opened: tuple[str, ...] = (),
         operations: Iterator[int] | None = None,
     ) -> None:
         self.text = " ".join(text.strip().splitlines())
-        self.branches, self.aliases, self.used, self.opened = branches, aliases, used, opened
+        self.branches, self.aliases, self.replaced = branches, aliases, replaced
+        self.used, self.opened = used, opened
         self.operations = count(1) if operations is None else operations
 
     def compile(self) -> _Term:
@@ -207,7 +209,7 @@ class _Compiler:
                 raise self.error(node, "an integer of more than 63 bits; write it with a decimal point")
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return lambda columns: value
-            case ast.Name(id=name) if name in self.aliases and name not in self.branches:
+            case ast.Name(id=name) if name in self.aliases:
                 return self.alias(node, name)
             case ast.Name() | ast.Attribute() if path := _dotted(node):
                 return self.named(node, path)
@@ -241,8 +243,8 @@ class _Compiler:
         )
 
     def branch(self, name: str) -> _Term:
-        if name in self.aliases and name not in self.opened:
-            return self.written_out(name)
+        if name in self.replaced:
+            return self.written_out(self.replaced[name], {}, self.opened)
         self.used.add(name)
         return lambda columns: columns[name]
 
@@ -262,11 +264,10 @@ class _Compiler:
     def alias(self, node: ast.expr, name: str) -> _Term:
         if name in self.opened:
             raise self.error(node, f"alias {name!r} refers to itself: {' -> '.join([*self.opened, name])}")
-        return self.written_out(name)
+        return self.written_out(self.aliases[name], self.replaced, (*self.opened, name))
 
-    def written_out(self, name: str) -> _Term:
-        opened, text = (*self.opened, name), self.aliases[name]
-        return _Compiler(text, self.branches, self.aliases, self.used, opened, self.operations).compile()
+    def written_out(self, text: str, replaced: Mapping[str, str], opened: tuple[str, ...]) -> _Term:
+        return _Compiler(text, self.branches, self.aliases, replaced, self.used, opened, self.operations).compile()
 
     def comparison(self, node: ast.Compare) -> _Term:
         operands = [node.left, *node.comparators]

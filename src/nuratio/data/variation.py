@@ -50,7 +50,8 @@ class Variation:
             )
 
     def __str__(self) -> str:
-        given = ", ".join(f"{key} {value!r}" for key, value in self._changes().items())
+        changes = self._changes() | ({"branches": list(self.branches)} if self.branches else {})
+        given = ", ".join(f"{key} {value!r}" for key, value in changes.items())
         return f"variation {self.name!r} ({given})" if self.name else f"variation ({given})"
 
     def _changes(self) -> dict[str, object]:

@@ -88,6 +88,8 @@ def train_shapes(
     InvalidData
         No variation, an order that the points do not identify, weights of both signs, differing features, or too few
         events for the folds; a checkpoint of another training.
+    InvalidConfig
+        Options with ``bootstrap``.
     UnknownName
         An order or a cross term of a nuisance that is not varied.
     FitFailed
@@ -101,7 +103,7 @@ def train_shapes(
         Samples of different lengths without event ids: a generated event and its variation may sit on both sides.
     """
     require_device(device)
-    options = SHAPE_OPTIONS if options is None else options
+    options = SHAPE_OPTIONS if options is None else options.without_bootstrap("shapes")
     given = {f"{name}: nominal": nominal} | {f"{name}: {v}": v.events for v in varied}
     if len(given) != len(varied) + 1:
         raise InvalidData(f"{name}: points are given twice: {[str(v) for v in varied]}")
