@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import minimum
 import numpy as np
@@ -31,7 +32,6 @@ from nuratio.errors import NuratioWarning
 from nuratio.infer.fit import fit
 from nuratio.ratios.table import RatioTable
 from nuratio.training.shape import SHAPE_OPTIONS, train_shapes
-from nuratio.workspace.normalisation import cumulants
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import Workspace
 
@@ -40,8 +40,8 @@ Floats = NDArray[np.float64]
 WIDTHS = {"response": 0.1, "resolution": 0.25}
 THEORY = np.array([0.35, -0.20, 0.30, 0.15, -0.25])
 NUISANCES = {"signal": ("response", "resolution", "theory"), "background": ("response", "resolution")}
-REACH = 0.3  # of response and resolution in fits: further out the second order of ln Z is not enough
-_MOST = 200_000  # events on which the error of a normalisation is measured
+REACH = 0.3  # of response and resolution in fits: further out the second order of ln Z of the background is not enough
+_MOST = 100_000  # events of the pool that normalises the signal
 
 
 def shift_of(sample: str, component: Component, alpha: Mapping[str, float]) -> Floats:
@@ -122,8 +122,9 @@ def exact(library: Library) -> "Learned":
         labels = {term: f"{sample}/{term[0][0]}/d{term[0][1]}" for term in terms}
         columns |= {labels[term]: d for term, d in terms.items()}
         of_own = {term: d[own[sample]] for term, d in terms.items()}
-        rates[sample], entries[sample] = means, shape_entry(names, of_own, labels)
-    return Learned(RatioTable.from_columns(columns), rates, entries, 0.0)
+        rates[sample], entries[sample] = means, shape_entry(names, of_own, labels, pool=sample == "signal")
+    pool = {label: d[own["signal"]] for label, d in columns.items() if label.startswith("signal/")}
+    return Learned(RatioTable.from_columns(columns), pool, rates, entries, 0.0)
 
 
 def derivatives(x: NDArray[np.float32], sample: str, nuisance: str) -> tuple[Floats, Floats]:
@@ -139,17 +140,23 @@ def derivatives(x: NDArray[np.float32], sample: str, nuisance: str) -> tuple[Flo
 
 @dataclass(frozen=True)
 class Learned:
-    """What a simulation taught: ratios and D at the library's events, rates, and forms of ln Z."""
+    """What a simulation taught: ratios and D at the library's events, rates, and how shapes are normalised.
+
+    The background by cumulants, the signal by the integral over a pool of its own events, whose D are in ``pool``.
+    """
 
     table: RatioTable
+    pool: Mapping[str, Floats]
     rates: Mapping[str, Mapping[str, tuple[float, float]]]
-    shapes: Mapping[str, dict[str, object]]
+    shapes: Mapping[str, dict[str, Any]]
     seconds: float
 
     def workspace(self, events: NDArray[np.int64]) -> Workspace:
         """The analysis of some events of the library."""
         observed = self.table.take(events)
-        pool = RatioTable.from_columns({name: [1.0] for name in [*observed.names, "weight"]})  # normalised elsewhere
+        n = len(next(iter(self.pool.values())))
+        of_pool = {name: np.ones(n) for name in observed.names} | dict(self.pool) | {"weight": np.full(n, 1 / n)}
+        pool = RatioTable.from_columns(of_pool)
         tables = {"observed": observed, "pool": pool}
         rates, samples = [], []
         for sample, total in YIELDS.items():
@@ -165,7 +172,7 @@ class Learned:
             "samples": samples,
             "events": {"observed": {"file": "observed"}, "pool": {"file": "pool", "weight": {"column": "weight"}}},
         }
-        parameters: list[dict[str, object]] = [{"name": "mu", "inits": [1.0], "bounds": [[-10.0, 20.0]]}]
+        parameters: list[dict[str, Any]] = [{"name": "mu", "inits": [1.0], "bounds": [[-10.0, 20.0]]}]
         parameters += [{"name": k, "bounds": [[-REACH, REACH]]} for k in NUISANCES["background"]]
         spec = {
             "version": "1.0.0",
@@ -199,7 +206,7 @@ def learn(library: Library, seed: int, background: int, signal: int, shapes: int
     how = minimum.options(background + signal)
     estimator, samples, seconds = minimum.trained("mixture", seed, background, signal, how, "background")
     columns = dict(zip(estimator.parts, estimator.ratios(library.x).values, strict=True))
-    start, rates, entries = perf_counter(), {}, {}
+    start, rates, entries, pool = perf_counter(), {}, {}, {}
     for number, (sample, n) in enumerate({"signal": signal, "background": background}.items()):
         rng = np.random.default_rng([seed, 2, number])
         nominal, varied = simulate(rng, sample, min(shapes, n))
@@ -220,16 +227,17 @@ def learn(library: Library, seed: int, background: int, signal: int, shapes: int
         names = {term: f"{sample}/{term[0][0]}/d{term[0][1]}" for term in est.terms}
         columns |= {names[term]: d for term, d in at_library.items()}
         unseen = est.coefficients(samples[sample].features)  # events that have not trained the shapes
-        entries[sample] = shape_entry(NUISANCES[sample], unseen, names)
-    table = RatioTable.from_columns(columns)
-    return Learned(table, rates, entries, seconds + perf_counter() - start)
+        entries[sample] = shape_entry(NUISANCES[sample], unseen, names, pool=sample == "signal")
+        if sample == "signal":
+            pool = {names[term]: d[:_MOST] for term, d in unseen.items()}
+    return Learned(RatioTable.from_columns(columns), pool, rates, entries, seconds + perf_counter() - start)
 
 
-def shape_entry(nuisances: Sequence[str], d: Mapping[Term, Floats], labels: Mapping[Term, str]) -> dict[str, object]:
-    """Modifiers of a sample, normalised on its events."""
+def shape_entry(
+    nuisances: Sequence[str], d: Mapping[Term, Floats], labels: Mapping[Term, str], *, pool: bool
+) -> dict[str, Any]:
+    """Modifiers of a sample, normalised on its events: by cumulants, or by a pool that is made of them."""
     rows = {((k, power),): d[((k, power),)] for power in (1, 2) for k in nuisances}
-    some = slice(_MOST)
-    form = cumulants({term: column[some] for term, column in rows.items()}, np.ones(len(d[((nuisances[0], 1),)][some])))
     modifiers = [
         {
             "name": k,
@@ -239,13 +247,11 @@ def shape_entry(nuisances: Sequence[str], d: Mapping[Term, Floats], labels: Mapp
         }
         for k in nuisances
     ]
-    norm = {
-        "type": "cumulant",
-        "parameters": list(nuisances),
-        "mean": [float(np.mean(column)) for column in rows.values()],
-        "covariance": np.cov(np.array(list(rows.values())), bias=True).tolist(),
-        "error": form.error,
-    }
+    norm: dict[str, Any] = {"type": "pool", "parameters": list(nuisances)}
+    if not pool:
+        columns = np.array(list(rows.values()))
+        moments = {"mean": columns.mean(axis=1).tolist(), "covariance": np.cov(columns, bias=True).tolist()}
+        norm |= {"type": "cumulant"} | moments
     return {"modifiers": modifiers, "normalisation": norm}
 
 
@@ -275,7 +281,8 @@ def main() -> None:
     sizes = {s: int(args.sets * n + spare * np.sqrt(n)) + 1 for s, n in YIELDS.items()}
     library = Library.draw(np.random.default_rng(0), sizes["background"], max(sizes["signal"], 100_000))
     sets = list(library.disjoint(np.random.default_rng(1), args.sets))
-    truth = [exact(library).fit(events) for events in sets]
+    reference = exact(library)
+    truth = [reference.fit(events) for events in sets]
     print(f"exact: {truth}", file=sys.stderr, flush=True)
     rows, numbers, first = [], {}, None
     for seed in args.seeds:
