@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from measure import Section
 from numpy.typing import NDArray
+from one_channel import one_channel
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import NuratioWarning
@@ -37,7 +38,6 @@ from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.table import RatioTable
 from nuratio.training.train import METHODS, train
-from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import Workspace
 
 Floats = NDArray[np.float64]
@@ -150,6 +150,13 @@ class Library:
     background: int
 
     @classmethod
+    def for_sets(cls, sets: int) -> "Library":
+        """Room for so many data sets at mu = 1 that share no event, and for signal to draw again from."""
+        spare = 5 * np.sqrt(sets)  # in standard deviations of one set's Poisson count, as sqrt(n) of each
+        sizes = {s: int(sets * n + spare * np.sqrt(n)) + 1 for s, n in YIELDS.items()}
+        return cls.draw(np.random.default_rng(0), sizes["background"], max(sizes["signal"], 100_000))
+
+    @classmethod
     def draw(cls, rng: np.random.Generator, background: int, signal: int) -> "Library":
         """So many events of each sample."""
         parts = passing(rng, "background", background), passing(rng, "signal", signal)
@@ -188,20 +195,7 @@ def workspace(observed: RatioTable, simulated: "Simulated | None" = None) -> Wor
     }
     if "part" in pool:
         channel["events"]["pool"]["part"] = {"column": "part"}
-    return Workspace(
-        {
-            "version": "1.0.0",
-            "channels": [{"name": "SR", "samples": rates}],
-            "observations": [{"name": "SR", "data": [len(observed)]}],
-            "measurements": [{"name": "minimum", "config": {"poi": "mu", "parameters": [parameter]}}],
-            "unbinned": {
-                "version": "1.0.0",
-                "files": [file_entry(name, table) for name, table in tables.items()],
-                "channels": [channel],
-            },
-        },
-        tables,
-    )
+    return one_channel("minimum", rates, channel, tables, [parameter])
 
 
 @dataclass(frozen=True)
@@ -490,9 +484,7 @@ def main() -> None:
     if args.quick:
         args.background, args.signal, args.sets, args.coverage, args.seeds = 100_000, 50_000, 4, 20, args.seeds[:1]
     warnings.simplefilter("ignore", NuratioWarning)
-    spare = 5 * np.sqrt(args.sets)  # in standard deviations of one set's Poisson count, as sqrt(n) of each
-    sizes = {s: int(args.sets * n + spare * np.sqrt(n)) + 1 for s, n in YIELDS.items()}
-    library = Library.draw(np.random.default_rng(0), sizes["background"], max(sizes["signal"], 100_000))
+    library = Library.for_sets(args.sets)
     if args.simulations:
         print(simulations(library, args).markdown())
         return

@@ -25,6 +25,7 @@ import numpy as np
 from measure import Section
 from minimum import CUT, MIXTURES, RESOLUTION, RESPONSE, STRENGTHS, YIELDS, Component, Library
 from numpy.typing import NDArray
+from one_channel import one_channel
 
 from nuratio.data.sample import EventSample
 from nuratio.data.varied import Term, VariedSample
@@ -32,7 +33,7 @@ from nuratio.errors import NuratioWarning
 from nuratio.infer.fit import fit
 from nuratio.ratios.table import RatioTable
 from nuratio.training.shape import SHAPE_OPTIONS, train_shapes
-from nuratio.workspace.tables import file_entry
+from nuratio.workspace.exponent import exponent_entry
 from nuratio.workspace.workspace import Workspace
 
 Floats = NDArray[np.float64]
@@ -174,18 +175,7 @@ class Learned:
         }
         parameters: list[dict[str, Any]] = [{"name": "mu", "inits": [1.0], "bounds": [[-10.0, 20.0]]}]
         parameters += [{"name": k, "bounds": [[-REACH, REACH]]} for k in NUISANCES["background"]]
-        spec = {
-            "version": "1.0.0",
-            "channels": [{"name": "SR", "samples": rates}],
-            "observations": [{"name": "SR", "data": [len(observed)]}],
-            "measurements": [{"name": "profiled", "config": {"poi": "mu", "parameters": parameters}}],
-            "unbinned": {
-                "version": "1.0.0",
-                "files": [file_entry(name, table) for name, table in tables.items()],
-                "channels": [channel],
-            },
-        }
-        return Workspace(spec, tables)
+        return one_channel("profiled", rates, channel, tables, parameters)
 
     def fit(self, events: NDArray[np.int64], truth: float | None = None) -> Fitted:
         """Fit some events."""
@@ -238,21 +228,12 @@ def shape_entry(
 ) -> dict[str, Any]:
     """Modifiers of a sample, normalised on its events: by cumulants, or by a pool that is made of them."""
     rows = {((k, power),): d[((k, power),)] for power in (1, 2) for k in nuisances}
-    modifiers = [
-        {
-            "name": k,
-            "type": "ratiosys",
-            "interpcode": "quadexp",
-            "data": {f"d{power}": {"column": labels[((k, power),)]} for power in (1, 2)},
-        }
-        for k in nuisances
-    ]
     norm: dict[str, Any] = {"type": "pool", "parameters": list(nuisances)}
     if not pool:
         columns = np.array(list(rows.values()))
         moments = {"mean": columns.mean(axis=1).tolist(), "covariance": np.cov(columns, bias=True).tolist()}
         norm |= {"type": "cumulant"} | moments
-    return {"modifiers": modifiers, "normalisation": norm}
+    return exponent_entry(dict(labels)) | {"normalisation": norm}
 
 
 def compare(learned: Learned, truth: Sequence[Fitted], sets: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:
@@ -277,9 +258,7 @@ def main() -> None:
         args.background, args.signal, args.shapes, args.sets = 100_000, 50_000, 30_000, 2
         args.seeds, args.coverage = args.seeds[:1], 4
     warnings.simplefilter("ignore", NuratioWarning)
-    spare = 5 * np.sqrt(args.sets)
-    sizes = {s: int(args.sets * n + spare * np.sqrt(n)) + 1 for s, n in YIELDS.items()}
-    library = Library.draw(np.random.default_rng(0), sizes["background"], max(sizes["signal"], 100_000))
+    library = Library.for_sets(args.sets)
     sets = list(library.disjoint(np.random.default_rng(1), args.sets))
     reference = exact(library)
     truth = [reference.fit(events) for events in sets]

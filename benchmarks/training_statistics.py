@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from measure import Section
 from numpy.typing import NDArray
+from one_channel import one_channel
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import NuratioWarning
@@ -34,7 +35,6 @@ from nuratio.training.replicas import with_replicas
 from nuratio.training.train import train
 from nuratio.workspace.channel import direction_names, unbinned_channel
 from nuratio.workspace.inputs import RegionEvents
-from nuratio.workspace.tables import file_entry
 from nuratio.workspace.train import Trained
 from nuratio.workspace.workspace import Workspace
 
@@ -119,7 +119,7 @@ def workspace(
         {"name": p.name, "data": [p.total], "modifiers": [*([mu] if p.sample == "signal" else []), *inert]}
         for p in trained.parts
     ]
-    return _written(rates, len(observed), entry, tables)
+    return one_channel("statistics", rates, entry, tables, [{"name": "mu", "inits": [1.0], "bounds": [BOUNDS]}])
 
 
 def exact_workspace(problem: Mapping[str, Any], expected: float, observed: Floats) -> Workspace:
@@ -134,25 +134,7 @@ def exact_workspace(problem: Mapping[str, Any], expected: float, observed: Float
         "samples": [{"name": name, "ratio": {"column": name}} for name in problem],
         "events": {"observed": {"file": "observed"}, "pool": {"file": "pool", "weight": {"column": "weight"}}},
     }
-    return _written(rates, len(observed), entry, tables)
-
-
-def _written(rates: list[dict[str, Any]], n: int, entry: dict[str, Any], tables: dict[str, RatioTable]) -> Workspace:
-    parameter = {"name": "mu", "inits": [1.0], "bounds": [BOUNDS]}
-    return Workspace(
-        {
-            "version": "1.0.0",
-            "channels": [{"name": "SR", "samples": rates}],
-            "observations": [{"name": "SR", "data": [n]}],
-            "measurements": [{"name": "statistics", "config": {"poi": "mu", "parameters": [parameter]}}],
-            "unbinned": {
-                "version": "1.0.0",
-                "files": [file_entry(name, table) for name, table in tables.items()],
-                "channels": [entry],
-            },
-        },
-        tables,
-    )
+    return one_channel("statistics", rates, entry, tables, [{"name": "mu", "inits": [1.0], "bounds": [BOUNDS]}])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nuratio.data.varied import Term, monomial
 from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
-from nuratio.workspace.channel import shape_columns
+from nuratio.workspace.channel import exponent_at, shape_columns
 from nuratio.workspace.train import Trained
 
 __all__ = ["ShapeFactor"]
@@ -40,7 +40,7 @@ class ShapeFactor:
         """That of a part, given its D at nominal events of these weights; both of shape (n,)."""
         share = weights / weights.sum()
         codes = {k: trained.codes[k] for k in trained.nuisances(part) if trained.codes[k] != "quadexp"}
-        anchors = {k: (_log_mean(_side(d, k, 1), share), _log_mean(_side(d, k, -1), share)) for k in codes}
+        anchors = {k: (_log_mean(exponent_at(d, k, 1), share), _log_mean(exponent_at(d, k, -1), share)) for k in codes}
         return cls(tuple(shape_columns(part, trained)), codes, anchors)
 
     def exponent(self, d: Mapping[Term, Floats], alpha: Mapping[str, float], *, crossed: bool = True) -> Any:
@@ -55,19 +55,13 @@ class ShapeFactor:
         for k, code in self.codes.items():
             if not alpha.get(k):
                 continue
-            hi, lo = (np.exp(_side(d, k, s) - z) for s, z in zip((1, -1), self.anchors[k], strict=True))
+            hi, lo = (np.exp(exponent_at(d, k, s) - z) for s, z in zip((1, -1), self.anchors[k], strict=True))
             if code in MULTIPLICATIVE:
                 factors = factors * MULTIPLICATIVE[code](lo, hi)(np.full(shape, alpha[k]))[0]
             else:
                 up, down = ADDITIVE[code](alpha[k])[0]
                 shifts = shifts + up * (hi - 1) + down * (1 - lo)
         return np.asarray(shifts * factors)
-
-
-def _side(d: Mapping[Term, Floats], nuisance: str, side: int) -> Any:
-    """sum_t phi_t D_t of one nuisance at +-1."""
-    own = {term: term[0][1] for term in d if len(term) == 1 and term[0][0] == nuisance}
-    return sum(side**power * d[term] for term, power in own.items())
 
 
 def _log_mean(exponent: Floats, share: Floats) -> float:

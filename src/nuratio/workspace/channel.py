@@ -26,6 +26,7 @@ __all__ = [
     "anchor_columns",
     "direction_names",
     "event_columns",
+    "exponent_at",
     "shape_columns",
     "unbinned_channel",
 ]
@@ -98,9 +99,13 @@ def event_columns(
         columns |= {column: d[term] for term, column in shape_columns(name, trained).items()}
         for nuisance, sides in anchor_columns(name, trained).items():
             for side, column in zip((1, -1), sides, strict=True):
-                powers = {term: side ** term[0][1] for term in d if len(term) == 1 and term[0][0] == nuisance}
-                columns[column] = columns[name] * np.exp(sum(sign * d[term] for term, sign in powers.items()))
+                columns[column] = columns[name] * np.exp(exponent_at(d, nuisance, side))
     return columns
+
+
+def exponent_at(d: Mapping[Term, Floats], nuisance: str, side: int) -> Any:
+    """sum_t phi_t D_t of one nuisance alone at +-1."""
+    return sum(side ** term[0][1] * d[term] for term in d if len(term) == 1 and term[0][0] == nuisance)
 
 
 def unbinned_channel(
