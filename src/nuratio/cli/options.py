@@ -1,0 +1,176 @@
+"""Arguments and options that commands share, and how they read a workspace and write JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import click
+
+if TYPE_CHECKING:
+    from nuratio.model.model import Model
+    from nuratio.workspace.workspace import Workspace
+
+__all__ = [
+    "Opened",
+    "config_argument",
+    "config_options",
+    "emit",
+    "model_options",
+    "output_options",
+    "pairs",
+    "read_json",
+    "read_workspace",
+    "summary",
+    "test_stat_option",
+    "workspace_argument",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+workspace_argument = click.argument("workspace", type=click.Path(path_type=Path))
+
+
+def config_options(command: F) -> F:
+    command = click.option(
+        "--device", default="cpu", show_default=True, help="Where networks learn: cpu, or a device such as cuda."
+    )(command)
+    command = click.option(
+        "--cache",
+        type=click.Path(path_type=Path),
+        help="Trained networks [default: CONFIG.nuratio-cache].",
+    )(command)
+    return click.option(
+        "--inputs", type=click.Path(path_type=Path), help="Directory of the ntuples, instead of the config's InputPath."
+    )(command)
+
+
+class Opened(NamedTuple):
+    """What the options of `model_options` stand for."""
+
+    workspace: "Workspace"
+    model: "Model"
+    data: Any
+
+
+def model_options(command: F) -> F:
+    """Options of the commands that use a model; the command gets it opened, as its first argument."""
+
+    @wraps(command)
+    def with_model(**options: Any) -> Any:
+        names = ("workspace", "measurement", "poi", "asimov", "device", "threads")
+        opened = _open(**{name: options.pop(name) for name in names})
+        return command(opened, **options)
+
+    for option in (
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON to this file."),
+        click.option("--threads", type=click.IntRange(min=1), help="Of the likelihood [default: all processors]."),
+        click.option("--device", default="cpu", show_default=True, help="Where events are evaluated: cpu, or cuda."),
+        click.option(
+            "--asimov", type=float, help="Fit the Asimov data of this POI value (nuisances nominal), not the observed."
+        ),
+        click.option("--poi", help="Another parameter of interest."),
+        click.option("--measurement", help="Name of the measurement [default: the first]."),
+        workspace_argument,
+    ):
+        with_model = option(with_model)
+    return cast(F, with_model)
+
+
+def _open(
+    workspace: Path, measurement: str | None, poi: str | None, asimov: float | None, device: str, threads: int | None
+) -> Opened:
+    import numpy as np
+
+    from nuratio.infer.fit import require_poi
+
+    ws = read_workspace(workspace)
+    model = ws.model(measurement, poi="" if poi is None else poi, device=device, threads=threads)
+    if asimov is None:
+        return Opened(ws, model, ws.data(model))
+    pars = np.array(model.config.suggested_init())
+    pars[model.config.par_names.index(require_poi(model))] = asimov
+    return Opened(ws, model, model.asimov(pars))
+
+
+def emit(content: Any, output: Path | None = None) -> None:
+    text = content if isinstance(content, str) else json.dumps(content, indent=1, allow_nan=False)
+    if output is None:
+        click.echo(text)
+        return
+    from nuratio.ratios.storage import write_whole
+
+    write_whole(output, (text + "\n").encode())
+
+
+def pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    pairs = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        try:
+            pairs[name] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER", ctx, parameter) from None
+    return pairs
+
+
+def summary(workspace: "Workspace") -> dict[str, Any]:
+    channels = {}
+    for channel in workspace.spec["channels"]:
+        name = channel["name"]
+        entry: dict[str, Any] = {
+            "type": "unbinned" if name in workspace.unbinned else "binned",
+            "bins": len(channel["samples"][0]["data"]),
+            "yields": {s["name"]: sum(s["data"]) for s in channel["samples"]},
+            "observed": sum(next(o["data"] for o in workspace.spec["observations"] if o["name"] == name)),
+        }
+        if name in workspace.unbinned:
+            events = workspace.unbinned[name]["events"]
+            entry["pool events"] = len(workspace.tables[events["pool"]["file"]])
+        channels[name] = entry
+    model = workspace.model()
+    return {
+        "measurements": workspace.measurements,
+        "poi": model.config.poi_name,
+        "parameters": model.config.par_names,
+        "channels": channels,
+    }
+
+
+def read_workspace(path: Path) -> "Workspace":
+    """A workspace directory or zip, or a pyhf workspace (.json)."""
+    from nuratio.workspace.workspace import Workspace
+
+    if path.suffix == ".json" and path.is_file():
+        return Workspace.from_pyhf(read_json(path))
+    return Workspace.load(path)
+
+
+def read_json(path: Path) -> Any:
+    from nuratio.workspace.strict_json import parse_json
+
+    return parse_json(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes(), str(path))
+
+
+def output_options(command: F) -> F:
+    """Options of the commands that write a workspace; the command returns it."""
+
+    @wraps(command)
+    def with_output(output: Path, overwrite: bool, **options: Any) -> None:
+        new = command(**options)
+        new.save(output, overwrite=overwrite)
+        emit({"workspace": str(output)} | summary(new))
+
+    with_output = click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")(with_output)
+    with_output = click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=True, help="The new workspace: a directory or zip."
+    )(with_output)
+    return cast(F, with_output)
+
+
+test_stat_option = click.option(
+    "--test-stat", type=click.Choice(["qtilde", "q"]), default="qtilde", show_default=True, help="Test statistic."
+)
