@@ -35,6 +35,7 @@ workspace_argument = click.argument("workspace", type=click.Path(path_type=Path)
 
 
 def config_options(command: F) -> F:
+    """Options of the commands that read a config."""
     command = click.option(
         "--device", default="cpu", show_default=True, help="Where networks learn: cpu, or a device such as cuda."
     )(command)
@@ -97,6 +98,7 @@ def _open(
 
 
 def emit(content: Any, output: Path | None = None) -> None:
+    """JSON to stdout, or whole into a file."""
     text = content if isinstance(content, str) else json.dumps(content, indent=1, allow_nan=False)
     if output is None:
         click.echo(text)
@@ -107,6 +109,7 @@ def emit(content: Any, output: Path | None = None) -> None:
 
 
 def pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    """Callback of options NAME=NUMBER."""
     pairs = {}
     for text in values:
         name, _, value = text.partition("=")
@@ -118,6 +121,7 @@ def pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...
 
 
 def summary(workspace: "Workspace") -> dict[str, Any]:
+    """What is in a workspace: channels, samples, yields, parameters, events."""
     channels = {}
     for channel in workspace.spec["channels"]:
         name = channel["name"]
@@ -150,6 +154,7 @@ def read_workspace(path: Path) -> "Workspace":
 
 
 def read_json(path: Path) -> Any:
+    """Strict JSON from a file, or from stdin for ``-``."""
     from nuratio.workspace.strict_json import parse_json
 
     return parse_json(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes(), str(path))

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -472,9 +473,15 @@ class GoodnessOfFit(_Result):
         return values | {k: _number(values[k]) for k in floats} | {"toys": _array(values["toys"])}
 
 
-_KINDS: dict[str, type[_Result]] = {
-    t.kind: t
-    for t in (FitResult, ScanResult, HypotestResult, SignificanceResult, LimitResult, Projection, GoodnessOfFit)
+_HOMES = {  # kind -> where its type is
+    "fit": "results.FitResult",
+    "goodness_of_fit": "results.GoodnessOfFit",
+    "hypotest": "results.HypotestResult",
+    "impacts": "impacts.Impacts",
+    "limit": "results.LimitResult",
+    "projection": "results.Projection",
+    "scan": "results.ScanResult",
+    "significance": "results.SignificanceResult",
 }
 
 
@@ -491,10 +498,8 @@ def load_result(source: str | Path) -> Any:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidData(f"not a result: {error}") from error
-    from nuratio.infer.impacts import Impacts  # made from a fit's result, so that it comes after this module
-
-    kinds = _KINDS | {Impacts.kind: Impacts}
     kind = values.get("kind") if isinstance(values, dict) else None
-    if kind not in kinds:
-        raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), kinds, 'kinds')}")
-    return kinds[kind].from_dict(values)
+    if kind not in _HOMES:
+        raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), _HOMES, 'kinds')}")
+    module, name = _HOMES[kind].split(".")
+    return getattr(import_module(f"nuratio.infer.{module}"), name).from_dict(values)

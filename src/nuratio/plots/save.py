@@ -1,25 +1,28 @@
 """Results into picture files, for the command line and for scripts that need no control over the axes."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 
 from nuratio.errors import InvalidData
 from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
-from nuratio.plots.likelihood import ProfileArtists, profile
-from nuratio.plots.limit import ClsScanArtists, cls_scan
-from nuratio.plots.nuisances import PullsArtists, pulls
-from nuratio.plots.stacked import StackArtists, stack
+from nuratio.plots.likelihood import profile
+from nuratio.plots.limit import cls_scan
+from nuratio.plots.nuisances import pulls
+from nuratio.plots.stacked import stack
 
 __all__ = ["in_folder", "save_plot"]
 
 
 def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
-    """Draw a limit, scan, fit (its pulls) or projection into a file.
+    """Draw a result into a file.
 
     Parameters
     ----------
-    result : LimitResult, ScanResult, FitResult or Projection
+    result
+        Of any type that has a drawing: a limit, a scan, a fit, a projection, ...
     path : str or Path
         Its suffix chooses the format: ``.png``, ``.pdf``, ``.svg``.
     log : bool
@@ -31,7 +34,11 @@ def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
         A result that has no drawing, an unknown suffix, or a folder that does not exist.
     """
     path = Path(path)
-    artists = _draw(result, log)
+    draw = _DRAWINGS.get(type(result))
+    if draw is None:
+        kinds = ", ".join(t.__name__ for t in _DRAWINGS)
+        raise InvalidData(f"a {type(result).__name__} has no drawing; give one of {kinds}")
+    artists = draw(result, log)
     figure = artists.ax.figure.figure
     try:
         formats = figure.canvas.get_supported_filetypes()
@@ -50,16 +57,9 @@ def in_folder(path: str | Path) -> Path:
     return path
 
 
-def _draw(result: object, log: bool) -> ClsScanArtists | ProfileArtists | PullsArtists | StackArtists:
-    match result:
-        case LimitResult():
-            return cls_scan(result, log=log)
-        case ScanResult():
-            return profile(result)
-        case FitResult():
-            return pulls(result)
-        case Projection():
-            return stack(result, log=log)
-    raise InvalidData(
-        f"a {type(result).__name__} has no drawing; give a LimitResult, a ScanResult, a FitResult or a Projection"
-    )
+_DRAWINGS: dict[type, Callable[[Any, bool], Any]] = {  # type of a result -> its artists, log or not
+    LimitResult: lambda result, log: cls_scan(result, log=log),
+    ScanResult: lambda result, _: profile(result),
+    FitResult: lambda result, _: pulls(result),
+    Projection: lambda result, log: stack(result, log=log),
+}
