@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 BLOCK = 8192  # events generated together
 LATENT = 4  # features of the event behind the shapes of each sample
 COMMON = 0.8  # share of a shape's variance that they make up
-POOL = 2000  # events of the pool, which these benchmarks do not use
+POOL = 2000  # events of the pool, which most of these benchmarks do not use
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Problem:
 
     size: Size
     seed: int = 1
+    pool: int = POOL
 
     # --- the physics
 
@@ -184,8 +185,8 @@ class Problem:
 
     def _workspace(self, observed: RatioTable) -> Workspace:
         rng = np.random.default_rng([self.seed, 0, 0])
-        reference = self._draw(rng, np.full(POOL, -1)).reshape(self.size.columns, -1)
-        pool = dict(zip(self.names, reference, strict=True)) | {"weight": np.full(POOL, 1 / POOL)}
+        reference = self._draw(rng, np.full(self.pool, -1)).reshape(self.size.columns, -1)
+        pool = dict(zip(self.names, reference, strict=True)) | {"weight": np.full(self.pool, 1 / self.pool)}
         tables = {"observed": observed, "pool": RatioTable.from_columns(pool)}
         return Workspace(self._spec([file_entry(name, table) for name, table in tables.items()]), tables)
 

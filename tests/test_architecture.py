@@ -7,6 +7,7 @@ import pytest
 
 ROOMS = [
     "errors",
+    "parallel",
     "data",
     "ratios",
     "training",

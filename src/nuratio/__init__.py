@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from nuratio.data.parquet import read_parquet
     from nuratio.data.root import read_root
     from nuratio.data.sample import EventSample
+    from nuratio.infer.compare import compare
+    from nuratio.infer.coverage import coverage
     from nuratio.infer.fit import fit
     from nuratio.infer.goodness import goodness_of_fit
     from nuratio.infer.hypotest import hypotest, significance
+    from nuratio.infer.injection import inject
     from nuratio.infer.limits import upper_limit
+    from nuratio.infer.neyman import neyman
     from nuratio.infer.scan import scan
+    from nuratio.infer.toy_tests import toy_hypotest, toy_limit, toy_significance
+    from nuratio.infer.toys import toys
     from nuratio.model.model import Model
     from nuratio.ratios.estimator import RatioEstimator
     from nuratio.ratios.parametrised import ParametrisedEstimator
@@ -34,13 +40,21 @@ _HOME = {
     "RatioEstimator": "nuratio.ratios.estimator",
     "RatioTable": "nuratio.ratios.table",
     "Workspace": "nuratio.workspace.workspace",
+    "compare": "nuratio.infer.compare",
+    "coverage": "nuratio.infer.coverage",
     "fit": "nuratio.infer.fit",
     "goodness_of_fit": "nuratio.infer.goodness",
     "hypotest": "nuratio.infer.hypotest",
+    "inject": "nuratio.infer.injection",
+    "neyman": "nuratio.infer.neyman",
     "read_parquet": "nuratio.data.parquet",
     "read_root": "nuratio.data.root",
     "scan": "nuratio.infer.scan",
     "significance": "nuratio.infer.hypotest",
+    "toy_hypotest": "nuratio.infer.toy_tests",
+    "toy_limit": "nuratio.infer.toy_tests",
+    "toy_significance": "nuratio.infer.toy_tests",
+    "toys": "nuratio.infer.toys",
     "train": "nuratio.training.train",
     "train_parametrised": "nuratio.training.parametrised",
     "upper_limit": "nuratio.infer.limits",
@@ -54,15 +68,23 @@ __all__ = [
     "RatioTable",
     "Workspace",
     "__version__",
+    "compare",
+    "coverage",
     "fit",
     "goodness_of_fit",
     "hypotest",
+    "inject",
     "interop",
+    "neyman",
     "plots",
     "read_parquet",
     "read_root",
     "scan",
     "significance",
+    "toy_hypotest",
+    "toy_limit",
+    "toy_significance",
+    "toys",
     "train",
     "train_parametrised",
     "upper_limit",

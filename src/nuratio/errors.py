@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "AsymptoticsWarning",
     "BiasedMethodWarning",
     "CompilationWarning",
     "FitFailed",
@@ -26,6 +27,7 @@ __all__ = [
     "StatisticsWarning",
     "UnknownName",
     "UnusedWarning",
+    "WorkersDied",
     "did_you_mean",
 ]
 
@@ -77,8 +79,16 @@ class MissingExtra(NuratioError, ImportError):
     """An optional package is not installed; the message says which extra installs it."""
 
 
+class WorkersDied(NuratioError, RuntimeError):
+    """Processes that did the work ended before it was done, more often than is tried again."""
+
+
 class NuratioWarning(UserWarning):
     """Base class of all warnings nuratio issues."""
+
+
+class AsymptoticsWarning(NuratioWarning):
+    """Asymptotic formulas are used where they may not hold; the message names the reason and what to do instead."""
 
 
 class StatisticsWarning(NuratioWarning):

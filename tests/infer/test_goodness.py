@@ -13,6 +13,7 @@ from nuratio.infer.fit import fit
 from nuratio.infer.goodness import goodness_of_fit
 from nuratio.infer.results import load_result
 from nuratio.model.model import Model
+from nuratio.parallel.tasks import Serial
 
 BINS = {"SR": ("x", np.linspace(0, 10, 9))}
 
@@ -24,7 +25,7 @@ def deviance(n, rate):
 def test_a_counting_experiment_is_a_closed_form():
     pdf = pyhf.Workspace(analytic.counting(63)).model()
     best = fit(pdf, [63.0], fixed={"mu": 0.0})
-    result = goodness_of_fit(pdf, [63.0], best, n_toys=1000)
+    result = goodness_of_fit(pdf, [63.0], best, n_toys=1000, executor=Serial())
     assert result.statistic == pytest.approx(deviance(63, 50), rel=1e-12)
     assert (result.bins, result.free_parameters, result.constraints) == (1, 0, 0.0)
     assert result.asymptotic_p_value == pytest.approx(chi2.sf(result.statistic, 1), rel=1e-9)
@@ -59,7 +60,7 @@ def test_an_unbinned_channel_of_one_event_per_bin_is_the_binned_one(per_bin):
     data = np.array([11, 23, 101, 130, 95, *model.config.auxdata], dtype=float)
     best = fit(model, data)
     binned = goodness_of_fit(model, data, best, n_toys=0)
-    projected = goodness_of_fit(unbinned, data, best, edges, n_toys=1)
+    projected = goodness_of_fit(unbinned, data, best, edges, n_toys=1, executor=Serial())
     assert projected.statistic == pytest.approx(binned.statistic, rel=1e-6)
     assert projected.channels == pytest.approx(binned.channels, rel=1e-6, abs=1e-9)
     assert projected.constraints == pytest.approx(binned.constraints, rel=1e-9)
@@ -81,7 +82,7 @@ def p_values(n, toys, pool):
     found = []
     for seed in range(n):
         model, data = data_at_truth(seed, pool)
-        found.append(goodness_of_fit(model, data, fit(model, data), BINS, n_toys=toys).p_value)
+        found.append(goodness_of_fit(model, data, fit(model, data), BINS, n_toys=toys, executor=Serial()).p_value)
     return np.array(found)
 
 
@@ -100,25 +101,28 @@ def test_a_wrong_model_has_a_small_p_value():
     ws = analytic.workspace(observed=bump)
     model = ws.model()
     data = ws.data(model)
-    result = goodness_of_fit(model, data, fit(model, data), BINS, n_toys=49)
+    result = goodness_of_fit(model, data, fit(model, data), BINS, n_toys=49, executor=Serial())
     assert result.p_value == 1 / 50
     assert result.channels["SR"] > 0.8 * result.statistic
-    elsewhere = goodness_of_fit(model, data, fit(model, data), {"SR": ("x", np.linspace(0, 6, 7))}, n_toys=49)
+    elsewhere = goodness_of_fit(
+        model, data, fit(model, data), {"SR": ("x", np.linspace(0, 6, 7))}, n_toys=49, executor=Serial()
+    )
     assert elsewhere.p_value > result.p_value  # the bump is not looked at
     # signal that the fit was not allowed to see
     ws = analytic.workspace(mu=4.0)
     model = ws.model()
     data = ws.data(model)
     background = fit(model, data, fixed={"mu": 0.0})
-    assert goodness_of_fit(model, data, background, BINS, n_toys=49).p_value == 1 / 50
-    assert goodness_of_fit(model, data, fit(model, data), BINS, n_toys=49).p_value > 1 / 50
+    assert goodness_of_fit(model, data, background, BINS, n_toys=49, executor=Serial()).p_value == 1 / 50
+    assert goodness_of_fit(model, data, fit(model, data), BINS, n_toys=49, executor=Serial()).p_value > 1 / 50
 
 
 def test_toys_do_not_depend_on_their_number_and_come_back_from_json(analytic_model):
     model, data = analytic_model
     best = fit(model, data)
     few, many, others = (
-        goodness_of_fit(model, data, best, BINS, n_toys=n, seed=seed) for n, seed in ((3, 1), (6, 1), (3, 2))
+        goodness_of_fit(model, data, best, BINS, n_toys=n, seed=seed, executor=Serial())
+        for n, seed in ((3, 1), (6, 1), (3, 2))
     )
     np.testing.assert_array_equal(few.toys, many.toys[:3])
     assert not np.any(few.toys == others.toys)
@@ -139,14 +143,14 @@ def test_toys_that_cannot_be_fitted_are_reported(analytic_model, monkeypatch):
         return fit(*args, **options, max_calls=1 if len(calls) == 2 else 1000)
 
     monkeypatch.setattr(goodness, "refit", refit)
-    result = goodness_of_fit(model, data, best, BINS, n_toys=4)
+    result = goodness_of_fit(model, data, best, BINS, n_toys=4, executor=Serial())
     assert len(result.toys) == 3
     assert not result.valid
     assert result.message.startswith("1 of 4 toy fits, the first: ")
     assert "call limit" in result.message
     assert result.p_value * 4 == pytest.approx(1 + np.count_nonzero(result.toys >= result.statistic))
     bad = fit(model, data, max_calls=1)
-    assert "the fit: " in goodness_of_fit(model, data, bad, BINS, n_toys=1).message
+    assert "the fit: " in goodness_of_fit(model, data, bad, BINS, n_toys=1, executor=Serial()).message
 
 
 def test_what_cannot_be_tested_is_said(analytic_model):

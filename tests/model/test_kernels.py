@@ -13,7 +13,7 @@ from nuratio.model.kernels.loops import Coefficients
 from nuratio.model.kernels.program import Mode, Program
 from nuratio.model.normalisation import PoolIntegral
 from nuratio.model.shapes import Monomial, SampleShape, Variation
-from nuratio.model.unbinned import EventCell, Events, EventTerm, pool_integral
+from nuratio.model.unbinned import EventCell, Events, EventTerm, PoolSum
 from nuratio.ratios.table import RatioTable, block_size
 
 N, PARAMETERS = 3000, 8
@@ -237,7 +237,7 @@ def test_value_gradient_and_hessian_are_those_of_automatic_differentiation(seed)
     q = rng.uniform(0.5, 1.5, 400)
     q /= q.sum()
     samples = tuple(
-        replace(s, norm=PoolIntegral(pool_integral(s, Events(table), q, Kernel()))) if s.par else s for s in samples
+        replace(s, norm=PoolIntegral(PoolSum(s, Events(table), q, Kernel()))) if s.par else s for s in samples
     )
     nu, theta = point(rng, 0.9 if seed % 2 else 0.3)
     theta[0] = np.clip(theta[0], -0.9, 0.9)  # code2 is not continuous at 1

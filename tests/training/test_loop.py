@@ -9,7 +9,7 @@ from nuratio.errors import FitFailed, InvalidConfig, InvalidData
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.loop import _clip, fit_networks, split_events
-from nuratio.training.progress import progress_bar
+from nuratio.parallel.progress import progress_bar
 
 
 @pytest.mark.parametrize("ensemble", [1, 3])

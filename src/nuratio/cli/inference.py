@@ -153,21 +153,32 @@ def _projections(ctx: click.Context, parameter: click.Parameter, values: tuple[s
     metavar="CHANNEL:FEATURE:BINS",
     help="An unbinned channel's feature and number of bins, or edges a,b,c. Repeatable, one for each such channel.",
 )
+@click.option(
+    "--test",
+    type=click.Choice(["projection", "score", "density", "distance"]),
+    default="projection",
+    show_default=True,
+    help="In bins of a feature, of the learned score or density, or a distance without bins.",
+)
+@click.option("--bins", type=click.IntRange(min=1), help="Of the learned score or density [default: 20 or fewer].")
 @click.option("--toys", type=click.IntRange(min=0), default=200, show_default=True, help="Toys to draw and fit.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the toys.")
 def gof(
     opened: Opened,
     output: Path | None,
     projections: dict[str, Any],
+    test: str,
+    bins: int | None,
     toys: int,
     seed: int,
 ) -> None:
-    """Goodness of the fit of WORKSPACE: saturated model, p-value from toys."""
+    """Goodness of the fit of WORKSPACE: saturated model or distance, p-value from toys."""
     from nuratio.infer.fit import fit as run
     from nuratio.infer.goodness import goodness_of_fit
 
     _, model, data = opened
-    result = goodness_of_fit(model, data, run(model, data), projections or None, n_toys=toys, seed=seed)
+    best = run(model, data)
+    result = goodness_of_fit(model, data, best, projections or None, test=test, bins=bins, n_toys=toys, seed=seed)
     emit(result.to_json(), output)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,6 +10,18 @@ from nuratio.cli.options import config_argument, config_options, emit, read_work
 from nuratio.errors import InvalidConfig
 
 __all__ = ["COMMANDS"]
+
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that train networks side by side [default: one training after the other, here].",
+)
+
+
+def _pool(workers: int | None) -> Any:
+    from nuratio.parallel.tasks import own_pool
+
+    return None if workers is None else own_pool(workers)
 
 
 @click.command()
@@ -25,11 +38,12 @@ def demo(directory: Path, seed: int, no_plots: bool) -> None:
 @click.command()
 @config_argument
 @config_options
-def train(config: Path, inputs: Path | None, cache: Path | None, device: str) -> None:
+@_workers
+def train(config: Path, inputs: Path | None, cache: Path | None, device: str, workers: int | None) -> None:
     """Train every network CONFIG asks for; what is in the cache is not trained again."""
     from nuratio.workspace.train import train_all
 
-    trained = train_all(config, inputs=inputs, cache=cache, device=device)
+    trained = train_all(config, inputs=inputs, cache=cache, device=device, executor=_pool(workers))
     emit({region: {"trained": t.new, "cache": dict(t.keys), "report": t.ratio.report} for region, t in trained.items()})
 
 
@@ -65,10 +79,17 @@ def check(
 @click.command()
 @config_argument
 @config_options
+@_workers
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The workspace [default: CONFIG's name].")
 @click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
 def build(
-    config: Path, inputs: Path | None, cache: Path | None, device: str, output: Path | None, overwrite: bool
+    config: Path,
+    inputs: Path | None,
+    cache: Path | None,
+    device: str,
+    workers: int | None,
+    output: Path | None,
+    overwrite: bool,
 ) -> None:
     """Build the workspace of CONFIG, training what is missing."""
     from nuratio.workspace.build import build as build_workspace
@@ -76,7 +97,7 @@ def build(
     target = Path(config.stem) if output is None else output
     if target.exists() and not overwrite:
         raise InvalidConfig(f"{target} exists; choose another --output or give --overwrite")
-    workspace = build_workspace(config, inputs=inputs, cache=cache, device=device)
+    workspace = build_workspace(config, inputs=inputs, cache=cache, device=device, executor=_pool(workers))
     workspace.save(target, overwrite=overwrite)
     emit({"workspace": str(target)} | summary(workspace))
 

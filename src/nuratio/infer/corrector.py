@@ -94,7 +94,9 @@ def _corrector(
             break
         trial = moved(theta, free, step, lower, upper)
         new_value, new_gradient = yield trial
-        curvature = _bfgs(curvature, trial - theta, new_gradient - gradient)
+        with np.errstate(invalid="ignore"):  # infinite slopes of what is held, a square root at zero, say
+            change = new_gradient - gradient
+        curvature = _bfgs(curvature, trial - theta, change)
         if not new_value <= value + 1e-11 * max(abs(value), 1.0):
             return Corrected(theta, value, gradient, curvature, edm, calls + 1, converged=False)
         theta, value, gradient = trial, new_value, new_gradient

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
+from nuratio.infer.asymptotics import fit_concerns, warn
+from nuratio.infer.crossing import Height, crossing
 from nuratio.infer.influence import simulation_covariance
 from nuratio.infer.minimize import MAX_CALLS, follow, minimize
 from nuratio.infer.minimum import Minimum, predict_along
@@ -70,9 +71,17 @@ def fit(
         A parameter that does not exist.
     InvalidModel
         A value outside its bounds.
+
+    Warns
+    -----
+    AsymptoticsWarning
+        A MINOS interval that may not have its coverage: see `nuratio.infer.asymptotics`.
     """
     fitter = Fitter(model, data, bounds=bounds, max_calls=max_calls)
     minimum = fitter.minimum(fixed=fixed, init=init)
+    minos = tuple(minos)
+    for name in minos:
+        warn(fit_concerns(fitter, minimum, fitter.index(name)), stacklevel=2)
     return fitter.result(minimum, fixed=fixed, hesse=hesse, minos=minos, simulation=simulation)
 
 
@@ -152,9 +161,9 @@ class Fitter:
             theta[self.index(name)] = value
         objective = self._holding(held)
         if near is None:
-            return self._lowest(minimize(objective, theta, self.bounds, held, **self._options), held)
+            return self._lowest(minimize(objective, theta, self.bounds, held, **self._options), held, objective)
         theta = near.predict(theta, held, *np.array(self.bounds).T)
-        return self._lowest(follow(objective, [(theta, near)], self.bounds, held, **self._options)[0], held)
+        return self._lowest(follow(objective, [(theta, near)], self.bounds, held, **self._options)[0], held, objective)
 
     def conditional(
         self,
@@ -172,12 +181,33 @@ class Fitter:
             starts.append(predict_along(known, k, value, held, *np.array(self.bounds).T))
         if not starts:
             return []
-        still = held.copy()
-        still[k] = self.fixed[k]  # it moves from value to value, and so do the shapes that depend on it
-        found = follow(self._holding(still), starts, self.bounds, held, **self._options)
-        return [self._lowest(minimum, held) for minimum in found]
+        return self._followed(starts, held, [k])
 
-    def _lowest(self, found: Minimum, held: NDArray[np.bool_]) -> Minimum:
+    def beside(self, moves: Sequence[tuple[Mapping[str, float], Minimum]]) -> list[Minimum]:
+        """The minima with some parameters held, each followed along the tangent of one close by, side by side.
+
+        Parameters
+        ----------
+        moves : sequence of (mapping, Minimum)
+            The values at which parameters are held, the same parameters in all, and the known minimum.
+        """
+        starts, held = [], self.fixed
+        for values, near in moves:
+            theta, held = self._held(values, near.theta)
+            starts.append((near.predict(theta, held, *np.array(self.bounds).T), near))
+        return self._followed(starts, held, [self.index(name) for name in moves[0][0]]) if starts else []
+
+    def _followed(
+        self, starts: Sequence[tuple[Floats, Minimum]], held: NDArray[np.bool_], moving: Sequence[int]
+    ) -> list[Minimum]:
+        """Minima from predicted parameters; of the held ones, some move from one to the next."""
+        still = held.copy()
+        still[moving] = self.fixed[moving]  # and so do the shapes that depend on them
+        objective = self._holding(still)
+        found = follow(objective, starts, self.bounds, held, **self._options)
+        return [self._lowest(minimum, held, objective) for minimum in found]
+
+    def _lowest(self, found: Minimum, held: NDArray[np.bool_], objective: Any) -> Minimum:
         """The lowest of the minima on both sides of each kink: codes 0 and 1 may leave a valley on either side.
 
         From the minimum with the parameter at its kink, a slope down on the side where the fit did not end shows one.
@@ -186,7 +216,7 @@ class Fitter:
         if not kinks.any():
             return found
         lower, upper = np.array(self.bounds).T
-        calls, objective = Counter(found.calls), self._holding(held)
+        calls = Counter(found.calls)
         for k in np.flatnonzero(kinks & ~held & (found.theta != 0) & (lower < 0) & (upper > 0)):
             still, theta = held.copy(), found.theta.copy()
             still[k], theta[k] = True, 0.0
@@ -311,22 +341,20 @@ class Fitter:
         step = sigma if np.isfinite(sigma) and sigma > 0 else 0.1 * max(abs(minimum.theta[k]), 1.0)
         known = [minimum]
 
-        def rise(value: float) -> float:
+        def profile(value: float) -> Height:
             (conditional,) = self.conditional(name, [value], known, fixed=kept)
             known.append(conditional)
-            return conditional.value - minimum.value - 1.0 if conditional.valid else np.nan
+            rise = conditional.value - minimum.value if conditional.valid else np.inf
+            return Height(value, float(rise), float(conditional.gradient[k]))
 
         ends = []
         for side, bound in ((-1.0, self.bounds[k][0]), (1.0, self.bounds[k][1])):
-            inner, outer = float(minimum.theta[k]), float(minimum.theta[k])
-            height, reach = -1.0, step
-            while height < 0 and outer != bound:
-                inner, outer = outer, float(np.clip(outer + side * reach, *self.bounds[k]))
-                height, reach = rise(outer), 1.5 * reach
-            if np.isnan(height):
-                ends.append(np.nan)
-            else:
-                ends.append(outer if height <= 0 else brentq(rise, inner, outer, xtol=1e-6 * step, rtol=1e-10))
+            inner = outer = Height(float(minimum.theta[k]), 0.0, 0.0)
+            reach = step
+            while outer.rise < 1 and outer.at != bound:
+                inner, outer = outer, profile(float(np.clip(outer.at + side * reach, *self.bounds[k])))
+                reach *= 1.5
+            ends.append(outer.at if outer.rise <= 1 else crossing(profile, 1.0, inner, outer))
         note = "" if np.isfinite(ends).all() else f"MINOS: a conditional fit failed on the way to the end for {name!r}"
         return (float(ends[0]), float(ends[1])), note
 

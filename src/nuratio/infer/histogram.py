@@ -1,4 +1,4 @@
-"""The events of an unbinned channel in bins of a feature.
+"""The events of an unbinned channel in bins of a feature, or of any number that each of them has.
 
 What is drawn or tested in bins is filled here: data are sums of event weights, expectations sums of reference weight x
 density over the pool.
@@ -28,14 +28,14 @@ def whole_sample(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class EventBins:
-    """The events of an unbinned channel in bins of a feature.
+    """The events of an unbinned channel in bins of a feature, or of any number that each of them has.
 
     Attributes
     ----------
     channel : UnbinnedChannel
     feature : str
     edges : ndarray, shape (b + 1,)
-        Lower edges belong to their bin, as does the last upper one.
+        Lower edges belong to their bin, as does the last upper one; infinite where nothing is outside.
     observed, pool : ndarray of int
         Bin of each event; b for those outside.
     """
@@ -74,6 +74,14 @@ class EventBins:
         bounds = _edges(channel.name, edges, observed)
         return cls(channel, name, bounds, _bins(observed, bounds), _bins(pool, bounds))
 
+    @classmethod
+    def of_values(
+        cls, channel: UnbinnedChannel, name: str, observed: Floats, pool: Floats, inner: Floats
+    ) -> "EventBins":
+        """Bins of given numbers, one for each event, between ``inner`` edges: the outermost bins are open."""
+        edges = np.concatenate([[-np.inf], inner, [np.inf]])
+        return cls(channel, name, edges, np.digitize(observed, inner), np.digitize(pool, inner))
+
     def in_cell(self, cell: EventCell) -> Ints:
         """Bins of the pool events of a cell."""
         return cell.pool.of(self.pool)
@@ -103,6 +111,29 @@ class EventBins:
             while len(self._shares) > _REMEMBERED:
                 del self._shares[next(iter(self._shares))]
         return self._shares[key]
+
+    def with_slopes(self, cell: EventCell, nu: Floats, nu_jacobian: Floats, theta: Floats) -> tuple[Floats, Floats]:
+        """Expected counts of a cell (samples, b), and derivatives of their sum in the companion's parameters (b, F).
+
+        Parameters
+        ----------
+        cell : EventCell
+            Of the channel, perhaps with other pool weights.
+        nu, nu_jacobian : ndarray, shape (samples,), (samples, F)
+            Its yields, and their derivatives.
+        theta : ndarray, shape (F,)
+            The companion's parameters.
+        """
+        where, n = self.in_cell(cell), len(self.edges)
+        shape, slope = np.zeros((len(nu), n)), np.zeros((n, len(theta)))
+        for events, t, slopes in cell.evaluate(cell.pool, theta):
+            w, b = cell.pool_weights[events], where[events]
+            for c, sample in enumerate(cell.samples):
+                shape[c] += np.bincount(b, w * t[c], n)
+                for par, first in zip(sample.par, slopes[c], strict=True):
+                    slope[:, par] += nu[c] * np.bincount(b, w * first, n)
+        counts = nu[:, None] * shape
+        return counts[:, :-1], (shape.T @ nu_jacobian + slope)[:-1]
 
     def _integrate(self, theta: Floats) -> Floats:
         cells = self.channel.cells

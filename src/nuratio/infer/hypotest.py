@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from nuratio.errors import InvalidModel, did_you_mean
-from nuratio.infer.fit import Fitter, cancellation, require_poi
-from nuratio.infer.minimum import Minimum
-from nuratio.infer.profile import profile
+from nuratio.infer.asymptotics import asymptotics_option, test_concerns, warn_or_refuse
+from nuratio.infer.fit import Fitter, require_poi
 from nuratio.infer.results import HypotestResult, SignificanceResult
+from nuratio.infer.test_statistics import Profile
 
 __all__ = ["TEST_STATISTICS", "Tester", "hypotest", "significance"]
 
@@ -24,7 +24,9 @@ TEST_STATISTICS = {"qtilde": 0.0, "q": 0.0, "q0": 1.0}  # with the POI of their 
 _SIGMAS = (-2, -1, 0, 1, 2)
 
 
-def hypotest(model: Any, data: ArrayLike, poi_value: float, *, test_stat: str = "qtilde") -> HypotestResult:
+def hypotest(
+    model: Any, data: ArrayLike, poi_value: float, *, test_stat: str = "qtilde", asymptotics: str = "check"
+) -> HypotestResult:
     """Test one value of the POI.
 
     Parameters
@@ -35,17 +37,40 @@ def hypotest(model: Any, data: ArrayLike, poi_value: float, *, test_stat: str = 
         The tested value (0 for ``q0``).
     test_stat : str
         ``qtilde`` (Eq. 16), ``q`` (Eq. 14) or ``q0`` (Eq. 12).
+    asymptotics : str
+        ``check`` warns where the formulas do not hold, ``force`` does not look.
 
     Raises
     ------
     InvalidModel
-        No POI, a value outside its bounds, an unknown test statistic.
+        No POI, a value outside its bounds, an unknown test statistic; a parameter that the data do not know without
+        signal, unless the formulas are forced.
+
+    Warns
+    -----
+    AsymptoticsWarning
+        See `nuratio.infer.asymptotics`.
     """
-    return Tester(model, data, test_stat=test_stat).test(poi_value)
+    tester = Tester(model, data, test_stat=test_stat)
+    result = tester.test(poi_value)
+    if asymptotics_option(asymptotics):
+        signal = TEST_STATISTICS["q0"] if test_stat == "q0" else float(poi_value)
+        warn_or_refuse(test_concerns(tester.observed, signal, test_stat), stacklevel=2)
+    return result
 
 
-def significance(model: Any, data: ArrayLike, *, expected_at: float = 1.0) -> SignificanceResult:
+def significance(
+    model: Any, data: ArrayLike, *, expected_at: float = 1.0, asymptotics: str = "check"
+) -> SignificanceResult:
     """Observed discovery significance, and the expected one for a POI of ``expected_at``.
+
+    Parameters
+    ----------
+    model, data
+        As for `nuratio.fit`.
+    expected_at : float
+    asymptotics : str
+        See `hypotest`, also for what is raised and warned of.
 
     Raises
     ------
@@ -54,6 +79,8 @@ def significance(model: Any, data: ArrayLike, *, expected_at: float = 1.0) -> Si
     """
     tester = Tester(model, data, test_stat="q0", asimov_poi=expected_at)
     result = tester.test(0.0)
+    if asymptotics_option(asymptotics):
+        warn_or_refuse(test_concerns(tester.observed, expected_at, "q0"), stacklevel=2)
     z, z_expected = np.sqrt(result.statistic), np.sqrt(result.asimov_statistic)
     return SignificanceResult(
         poi=tester.poi,
@@ -65,58 +92,6 @@ def significance(model: Any, data: ArrayLike, *, expected_at: float = 1.0) -> Si
         valid=result.valid,
         message=result.message,
     )
-
-
-class _Profile:
-    """Free and conditional minima of one data set; conditional fits start from the nearest one known."""
-
-    def __init__(self, fitter: Fitter, poi: str, generated_at: Minimum | None = None) -> None:
-        self.fitter, self.poi = fitter, poi
-        self.k = fitter.index(poi)
-        self.conditional: dict[float, Minimum] = {}
-        self.problems: dict[str, str] = {}
-        if generated_at is None:
-            minimum = fitter.minimum()
-        else:  # Asimov data: the best fit is the point they were generated at
-            value = float(generated_at.theta[self.k])
-            minimum = self.conditional[value] = fitter.minimum(fixed={poi: value}, near=generated_at)
-        self.free = self._note("free fit", minimum)
-
-    def at(self, value: float) -> Minimum:
-        """The conditional minimum at a POI value."""
-        self.prepare([value])
-        return self.conditional[value]
-
-    def prepare(self, values: Iterable[float]) -> None:
-        """Find the conditional minima at all of these POI values, sharing passes over the events."""
-        missing = np.array(sorted(set(values) - self.conditional.keys()), dtype=np.float64)
-        known = [self.free, *self.conditional.values()]
-        for value, minimum in zip(missing.tolist(), profile(self.fitter, self.poi, missing, known), strict=True):
-            if minimum.valid and minimum.value < self.free.value - 1e-7:  # a better minimum than the free fit found
-                self.free = self._note("free fit", self.fitter.minimum(near=minimum))
-            self.conditional[value] = self._note(f"{self.poi} = {value:.6g}", minimum)
-
-    def statistic(self, value: float, test_stat: str) -> float:
-        """The test statistic for a POI value, never below zero."""
-        conditional, free = self.at(value), self.free
-        poi_hat = free.theta[self.k]
-        if test_stat == "q0":
-            zero = poi_hat < 0
-        else:
-            zero = poi_hat > value
-            if test_stat == "qtilde" and poi_hat < 0:
-                free = self.at(0.0)
-        return 0.0 if zero else max(conditional.value - free.value, 0.0)
-
-    def _note(self, name: str, minimum: Minimum) -> Minimum:
-        """Keep what is wrong with a fit, if anything."""
-        lines = self.fitter.likelihood.nonpositive(minimum.theta)
-        self.problems.pop(name, None)
-        if not minimum.valid:
-            self.problems[name] = minimum.message
-        elif lines:
-            self.problems[name] = cancellation(lines)
-        return minimum
 
 
 class Tester:
@@ -139,10 +114,10 @@ class Tester:
             raise InvalidModel(f"no test statistic {test_stat!r}; {did_you_mean(test_stat, TEST_STATISTICS)}")
         self.test_stat, self.poi = test_stat, require_poi(model)
         alternative = TEST_STATISTICS[test_stat] if asimov_poi is None else asimov_poi
-        self.observed = _Profile(Fitter(model, data), self.poi)
+        self.observed = Profile(Fitter(model, data), self.poi)
         background = self.observed.at(alternative)
         fitter = self.observed.fitter
-        self.asimov = _Profile(
+        self.asimov = Profile(
             Fitter(fitter.model, fitter.model.expected_data(background.theta)), self.poi, generated_at=background
         )
 

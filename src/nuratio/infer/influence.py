@@ -30,7 +30,9 @@ binned channels without a staterror. Two events of the pool that were made from 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -79,7 +81,8 @@ def simulation_covariances(model: Any, fit: FitResult) -> dict[tuple[str, str], 
             continue
         for cell in channel.cells:
             view = _View.of(model, fit, name, cell)
-            for sample, matrix in zip(channel.samples, view.covariances(), strict=True):
+            sums = reduce(add, model.passes.over_pool(name, cell, _Sums.of, view.simulation, view.nu, view.theta))
+            for sample, matrix in zip(channel.samples, view.covariances(sums), strict=True):
                 found[name, sample] = found.get((name, sample), 0.0) + matrix
     return found
 
@@ -186,29 +189,14 @@ class _View:
         column = np.asarray(self.cell.pool.table[self.simulation.column])
         return self.cell.pool.of(column.astype(np.int64))
 
-    def covariances(self) -> list[Floats]:
+    def covariances(self, sums: "_Sums") -> list[Floats]:
         """What each sample contributes, (P, P) each."""
-        size = len(self.response[0])
-        sums = [_Moments.zero(size) for _ in self.nu]
-        part, lost, kept = self.part, 0.0, 0.0
-        for events, t, s_over_z, score in self.scores():
-            q, here = self.cell.pool_weights[events], part[events]
-            expected = q * (self.nu @ t)
-            lost, kept = lost - expected[expected < 0].sum(), kept + expected[expected > 0].sum()
-            for c, moments in enumerate(sums):
-                if self.simulation.parts[c]:
-                    mine, share = self.owned(here, q, c)
-                    mass = share * s_over_z[c, mine]
-                    moments.add(mass, mass**2, score[:, mine])
-                else:
-                    mass = q * t[c]
-                    moments.add(mass, np.abs(mass * s_over_z[c]) / self.simulation.effective[c], score)
-        if lost > MAX_NEGATIVE * kept:  # no data are distributed like this
-            return [np.full((len(self.response),) * 2, np.nan) for _ in sums]
+        if sums.lost > MAX_NEGATIVE * sums.kept:  # no data are distributed like this
+            return [np.full((len(self.response),) * 2, np.nan) for _ in sums.samples]
         fixed = self.simulation.fixed_yield[:, self.cell.bin]
         return [
             self.response @ m.covariance(float(n), bool(f)) @ self.response.T
-            for m, n, f in zip(sums, self.nu, fixed, strict=True)
+            for m, n, f in zip(sums.samples, self.nu, fixed, strict=True)
         ]
 
     def influence(self, k: int) -> Floats:
@@ -244,6 +232,9 @@ class _Moments:
     def zero(cls, size: int) -> "_Moments":
         return cls(0.0, np.zeros(size), 0.0, np.zeros(size), np.zeros((size, size)))
 
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
     def add(self, mass: Floats, square: Floats, score: Floats) -> None:
         weighted = score * square
         self.mass += float(mass.sum())
@@ -262,3 +253,43 @@ class _Moments:
         cross = np.outer(self.square_first, mean)
         centred = self.square_second - cross - cross.T + self.square * np.outer(mean, mean)
         return np.asarray(centred * (nu / self.mass) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What the covariances need of the pool events of a cell.
+
+    Attributes
+    ----------
+    samples : tuple of _Moments
+    lost, kept : float
+        The expectation at events with a negative density, and with a positive one.
+    """
+
+    samples: tuple[_Moments, ...]
+    lost: float
+    kept: float
+
+    @classmethod
+    def of(cls, cell: EventCell, simulation: Simulation, nu: Floats, theta: Floats) -> "_Sums":
+        size = len(nu) + len(cell.nuisances)
+        view = _View(cell, simulation, nu, theta, np.empty((0, size)))
+        sums = tuple(_Moments.zero(size) for _ in nu)
+        part, lost, kept = view.part, 0.0, 0.0
+        for events, t, s_over_z, score in view.scores():
+            q, here = cell.pool_weights[events], part[events]
+            expected = q * (nu @ t)
+            lost, kept = lost - expected[expected < 0].sum(), kept + expected[expected > 0].sum()
+            for c, moments in enumerate(sums):
+                if simulation.parts[c]:
+                    mine, share = view.owned(here, q, c)
+                    mass = share * s_over_z[c, mine]
+                    moments.add(mass, mass**2, score[:, mine])
+                else:
+                    mass = q * t[c]
+                    moments.add(mass, np.abs(mass * s_over_z[c]) / simulation.effective[c], score)
+        return cls(sums, float(lost), float(kept))
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        both = zip(self.samples, other.samples, strict=True)
+        return _Sums(tuple(a + b for a, b in both), self.lost + other.lost, self.kept + other.kept)

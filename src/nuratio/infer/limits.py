@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from nuratio.errors import FitFailed, InvalidModel
+from nuratio.infer.asymptotics import asymptotics_option, test_concerns, warn_or_refuse
 from nuratio.infer.hypotest import Tester
 from nuratio.infer.results import HypotestResult, LimitResult
 
@@ -21,6 +22,7 @@ def upper_limit(
     test_stat: str = "qtilde",
     points: int = 31,
     rtol: float = 1e-6,
+    asymptotics: str = "check",
 ) -> LimitResult:
     """CLs upper limit on the POI.
 
@@ -36,18 +38,27 @@ def upper_limit(
         Tested values for the band, evenly spaced from 0 to beyond the largest limit, besides those of the root finding.
     rtol : float
         Relative precision of each limit.
+    asymptotics : str
+        ``check`` warns where the formulas do not hold, ``force`` does not look.
 
     Raises
     ------
     InvalidModel
-        No POI; a limit beyond the POI's upper bound; a level outside (0, 1).
+        No POI; a limit beyond the POI's upper bound; a level outside (0, 1); a parameter that the data do not know
+        without signal, unless the formulas are forced.
     FitFailed
         CLs is not a number at a tested value.
+
+    Warns
+    -----
+    AsymptoticsWarning
+        See `nuratio.infer.asymptotics`.
     """
     if not 0 < level < 1:
         raise InvalidModel(f"level is 1 - confidence level, between 0 and 1; got {level}")
     if test_stat not in ("qtilde", "q"):
         raise InvalidModel(f"a limit needs the test statistic 'qtilde' or 'q', not {test_stat!r}")
+    look = asymptotics_option(asymptotics)
     tester = Tester(model, data, test_stat=test_stat)
     fitter = tester.observed.fitter
     low, bound = fitter.bounds[tester.observed.k]
@@ -87,6 +98,8 @@ def upper_limit(
     tester.prepare(band)
     for value in band:
         test(value)
+    if look:
+        warn_or_refuse(test_concerns(tester.observed, limits[0], test_stat), stacklevel=2)
     scan = tuple(done[v] for v in sorted(done))
     problems = [r.message for r in scan if not r.valid]
     return LimitResult(

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from nuratio.errors import InvalidModel, UnknownName, did_you_mean
 from nuratio.infer.histogram import EventBins, whole_sample
 from nuratio.infer.results import FitResult, Projection
-from nuratio.model.unbinned import EventCell
 
 __all__ = ["project"]
 
@@ -62,7 +61,8 @@ def project(
         n = len(bins.channel.cells)
         nu, slopes = rates.nu[cells].reshape(-1, n), rates.jacobian[cells].reshape(len(names), n, -1)
         parts = [
-            _fill(bins, cell, nu[:, j], slopes[:, j], expansion.values) for j, cell in enumerate(bins.channel.cells)
+            bins.with_slopes(cell, nu[:, j], slopes[:, j], expansion.values)
+            for j, cell in enumerate(bins.channel.cells)
         ]
         by_sample, jacobian = (np.sum(arrays, axis=0) for arrays in zip(*parts, strict=True))
         counts, bounds, feature = bins.counts(main), bins.edges, bins.feature
@@ -88,17 +88,3 @@ def project(
         total=by_sample.sum(0),
         uncertainty=np.sqrt(np.maximum(variance, 0.0)),
     )
-
-
-def _fill(bins: EventBins, cell: EventCell, nu: Floats, nu_jacobian: Floats, theta: Floats) -> tuple[Floats, Floats]:
-    """Fitted counts (samples, b) of a cell and the derivatives of their sum in the companion's parameters (b, F)."""
-    where, n = bins.in_cell(cell), len(bins.edges)
-    shape, slope = np.zeros((len(nu), n)), np.zeros((n, len(theta)))
-    for events, t, slopes in cell.evaluate(cell.pool, theta):
-        w, b = cell.pool_weights[events], where[events]
-        for c, sample in enumerate(cell.samples):
-            shape[c] += np.bincount(b, w * t[c], n)
-            for par, first in zip(sample.par, slopes[c], strict=True):
-                slope[:, par] += nu[c] * np.bincount(b, w * first, n)
-    counts = nu[:, None] * shape
-    return counts[:, :-1], (shape.T @ nu_jacobian + slope)[:-1]

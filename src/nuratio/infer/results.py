@@ -423,21 +423,23 @@ class Projection(_Result):
 
 @dataclass(frozen=True, eq=False)
 class GoodnessOfFit(_Result):
-    """A goodness-of-fit test against the saturated model (`nuratio.goodness_of_fit`).
+    """A goodness-of-fit test (`nuratio.goodness_of_fit`).
 
     Attributes
     ----------
     statistic : float
-        -2 ln of the likelihood ratio to the saturated model: the sum of ``channels`` and ``constraints``.
+        The sum of ``channels`` and ``constraints``: -2 ln of the likelihood ratio to the saturated model, or the
+        distance.
     channels : dict
         Channel -> the part of its bins: where the misfit is.
     constraints : float
         The part of the constraint terms.
     projections : dict
-        Unbinned channel -> ``feature`` and ``edges`` of the bins it was tested in.
+        Unbinned channel -> ``feature`` and ``edges`` of the bins it was tested in (null for an open end); for a
+        distance ``space`` and ``columns``.
     bins, free_parameters : int
-        Bins of all channels, and parameters that are neither fixed nor constrained. The statistic is about their
-        difference if the model is right: exactly so for many events and binned channels only.
+        Bins of all channels (0 for a distance), and parameters that are neither fixed nor constrained. The statistic of
+        bins is about their difference if the model is right: exactly so for many events and binned channels only.
     p_value, p_value_error : float
         Share of data sets with a statistic at least as large, among the toys and the data, and its binomial standard
         error; NaN without toys.
@@ -450,6 +452,8 @@ class GoodnessOfFit(_Result):
         The fit and those of all toys are valid.
     message : str
         What is wrong if not valid; toys that are not valid are left out of ``toys``.
+    test : str
+        Which one. Missing in results of older versions: ``projection``.
     """
 
     kind: ClassVar[str] = "goodness_of_fit"
@@ -466,6 +470,12 @@ class GoodnessOfFit(_Result):
     toys: Floats
     valid: bool
     message: str
+    test: str = "projection"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; results of versions that had one test can be read."""
+        return super().from_dict({"test": "projection"} | values)
 
     @classmethod
     def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -474,14 +484,30 @@ class GoodnessOfFit(_Result):
 
 
 _HOMES = {  # kind -> where its type is
+    "breakdown": "breakdown.BreakdownResult",
+    "compare": "compare.CompareResult",
+    "compared_analysis": "compare.ComparedAnalysis",
+    "contour": "contour.ContourResult",
+    "coverage": "coverage.CoverageResult",
+    "coverage_point": "coverage.CoveragePoint",
     "fit": "results.FitResult",
+    "global_significance": "look_elsewhere.GlobalSignificance",
     "goodness_of_fit": "results.GoodnessOfFit",
     "hypotest": "results.HypotestResult",
     "impacts": "impacts.Impacts",
+    "injection": "injection.InjectionResult",
+    "interval": "intervals.IntervalResult",
     "limit": "results.LimitResult",
+    "neyman": "neyman.NeymanResult",
     "projection": "results.Projection",
+    "ranking": "ranking.RankingResult",
     "scan": "results.ScanResult",
     "significance": "results.SignificanceResult",
+    "significance_scan": "look_elsewhere.SignificanceScan",
+    "toy_hypotest": "toy_tests.ToyHypotestResult",
+    "toy_limit": "toy_tests.ToyLimitResult",
+    "toy_significance": "toy_tests.ToySignificanceResult",
+    "toys": "toys.ToyResult",
 }
 
 

@@ -9,12 +9,16 @@ correction is of the order 1 / sqrt(pool size) and leaves observed results alone
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning
+from nuratio.model.passes import IN_PROCESS, Passes
 from nuratio.model.unbinned import EventCell, UnbinnedChannel
 
 if TYPE_CHECKING:
@@ -43,13 +47,14 @@ def expected_main(model: "Model", channels: Mapping[str, UnbinnedChannel], theta
         yields = nu[model.rates.cells(name)].reshape(-1, model.rates.channels[name][2])
         if name in channels:
             first = where.start + len(channels[name].observed)
-            main[first : where.stop] = pool_weights(channels[name], yields, theta)
+            passes = model.passes if channels[name] is model.unbinned[name] else IN_PROCESS  # of another pool: here
+            main[first : where.stop] = pool_weights(channels[name], yields, theta, passes)
         else:
             main[where] = yields.sum(0)
     return main
 
 
-def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
+def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats, passes: Passes = IN_PROCESS) -> Floats:
     """Expected events at each pool event, calibrated; shape (pool events,).
 
     Parameters
@@ -59,6 +64,8 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
         Yields at the generating point.
     theta : ndarray, shape (F,)
         The companion's parameters there.
+    passes : Passes
+        What goes over the pool.
 
     Raises
     ------
@@ -75,50 +82,91 @@ def pool_weights(channel: UnbinnedChannel, nu: Floats, theta: Floats) -> Floats:
     weights = np.zeros(len(channel.pool))
     for cell, yields in zip(channel.cells, nu.T, strict=True):
         where = f"channel {channel.name!r}" + (f", cell {cell.bin}" if len(channel.cells) > 1 else "")
-        weights[slice(None) if cell.pool.index is None else cell.pool.index] = _calibrated(where, cell, yields, theta)
+        index = slice(None) if cell.pool.index is None else cell.pool.index
+        weights[index] = _calibrated(where, channel.name, cell, yields, theta, passes)
     return weights
 
 
-def _calibrated(where: str, cell: EventCell, nu: Floats, theta: Floats) -> Floats:
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Sums over pool events of a cell, in the C yields and K nuisances: what the calibration needs.
+
+    Attributes
+    ----------
+    empty, moment : ndarray, shape (C + K,)
+        sum q h where the density is zero, and where it is positive.
+    gram : ndarray, shape (C + K, C + K)
+        sum q h h^T / density.
+    lost, kept : float
+        The expectation at events with a negative density, and at all others.
+    bad, events : int
+        Events with a negative density, and all.
+    """
+
+    empty: Floats
+    moment: Floats
+    gram: Floats
+    lost: float
+    kept: float
+    bad: int
+    events: int
+
+    @classmethod
+    def of(cls, cell: EventCell, nu: Floats, theta: Floats) -> "_Moments":
+        size = len(cell.samples) + len(cell.nuisances)
+        empty, moment, gram = np.zeros(size), np.zeros(size), np.zeros((size, size))
+        expected = np.zeros(len(cell.pool))
+        for events, density, h in _scores(cell, nu, theta):
+            q = cell.pool_weights[events]
+            expected[events] = q * density
+            none, good = density == 0, density > 0
+            empty += h[:, none] @ q[none]
+            moment += h[:, good] @ q[good]
+            gram += (h[:, good] * (q[good] / density[good])) @ h[:, good].T
+        bad = expected < 0
+        return cls(empty, moment, gram, -expected[bad].sum(), expected[~bad].sum(), int(bad.sum()), len(expected))
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def _calibrated(where: str, channel: str, cell: EventCell, nu: Floats, theta: Floats, passes: Passes) -> Floats:
     """The weights of one cell, (pool events of the cell,)."""
     c, size = len(cell.samples), len(cell.samples) + len(cell.nuisances)
-    weights = np.zeros(len(cell.pool))
     present = cell.normalise(theta)[0] != 0  # a sample without a share in this cell
     target = np.concatenate([present.astype(np.float64), np.zeros(size - c)])
-    moment, gram = np.zeros(size), np.zeros((size, size))
-    for events, density, h in _scores(cell, nu, theta):
-        q = cell.pool_weights[events]
-        weights[events] = q * density
-        empty = density == 0  # nothing is expected here: no weight can stand for what a sample would add
-        target -= h[:, empty] @ q[empty]
-        good = density > 0
-        moment += h[:, good] @ q[good]
-        gram += (h[:, good] * (q[good] / density[good])) @ h[:, good].T
-    bad = weights < 0
-    if bad.any():
-        lost, kept = -weights[bad].sum(), weights[~bad].sum()
+    found = reduce(add, passes.over_pool(channel, cell, _Moments.of, nu, theta))
+    target -= found.empty  # nothing is expected there: no weight can stand for what a sample would add
+    if found.bad:
         text = (
-            f"{where}: the total density is negative at {bad.sum()} of {len(weights)} pool events "
-            f"({lost / kept:.2g} of the expectation)"
+            f"{where}: the total density is negative at {found.bad} of {found.events} pool events "
+            f"({found.lost / found.kept:.2g} of the expectation)"
         )
-        if lost > MAX_NEGATIVE * kept:
+        if found.lost > MAX_NEGATIVE * found.kept:
             raise NonPositiveDensity(f"{text}; at most {MAX_NEGATIVE:g} is allowed: check the ratios that cancel")
         warnings.warn(f"{text}; they get Asimov weight 0", PoolDensityWarning, stacklevel=4)
-        weights[bad] = 0.0
+    gram = found.gram
     scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
-    correction = np.linalg.lstsq(gram / np.outer(scale, scale), (target - moment) / scale, rcond=1e-12)[0] / scale
-    score = -target
-    for events, density, h in _scores(cell, nu, theta):
-        direction = np.where(density > 0, h / np.where(density > 0, density, 1.0), 0.0)
-        weights[events] *= 1 + correction @ direction
-        score += direction @ weights[events]
-    residual = np.abs(score) / (1 + scale)
+    correction = np.linalg.lstsq(gram / np.outer(scale, scale), (target - found.moment) / scale, rcond=1e-12)[0] / scale
+    parts = passes.over_pool(channel, cell, _corrected, nu, theta, correction)
+    weights = np.concatenate([part for part, _ in parts])
+    residual = np.abs(sum(score for _, score in parts) - target) / (1 + scale)
     if residual.max() > 1e-6 or (weights < 0).any():
         raise InvalidModel(
             f"{where}: the pool of {len(weights)} events is too small for Asimov data at this point "
             f"(remaining score {residual.max():.2g}, {(weights < 0).sum()} negative weights); simulate more events"
         )
     return weights
+
+
+def _corrected(cell: EventCell, nu: Floats, theta: Floats, correction: Floats) -> tuple[Floats, Floats]:
+    """The weights of the pool events, 0 where the density is negative, and their sum of log-derivatives (C + K,)."""
+    weights, score = np.zeros(len(cell.pool)), np.zeros(len(correction))
+    for events, density, h in _scores(cell, nu, theta):
+        direction = np.where(density > 0, h / np.where(density > 0, density, 1.0), 0.0)
+        weights[events] = np.maximum(cell.pool_weights[events] * density, 0.0) * (1 + correction @ direction)
+        score += direction @ weights[events]
+    return weights, score
 
 
 def _scores(cell: EventCell, nu: Floats, theta: Floats) -> Iterator[tuple[slice, Floats, Floats]]:

@@ -15,7 +15,7 @@ from nuratio.model.model import Model
 from nuratio.model.normalisation import Cumulant, InCell, LinearIntegral, Normalisation, PoolIntegral, Powers, Unit
 from nuratio.model.shapes import Monomial, SampleShape, Variation
 from nuratio.model.simulation import Simulation
-from nuratio.model.unbinned import EventCell, Events, UnbinnedChannel, pool_integral
+from nuratio.model.unbinned import EventCell, Events, PoolSum, UnbinnedChannel
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.exponent import exponent_terms
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
@@ -146,7 +146,7 @@ def _normalisation(
 ) -> Normalisation:
     match norm["type"]:
         case "pool":
-            return PoolIntegral(pool_integral(shape, pool, weights, kernel))
+            return PoolIntegral(PoolSum(shape, pool, weights, kernel))
         case "cumulant":
             mean, covariance = (np.array(norm[k], dtype=np.float64) for k in ("mean", "covariance"))
             return Cumulant(mean, covariance, Powers.compile([m.powers for m in shape.exponent], shape.par))

@@ -6,16 +6,17 @@ that is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import lgamma, log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import NonPositiveDensity
 from nuratio.model.binned import BinnedTerm
+from nuratio.model.passes import IN_PROCESS, EventSums, Point
 from nuratio.model.positivity import RELATIVE_THRESHOLD
 from nuratio.model.unbinned import EventCell, EventTerm
 
@@ -46,6 +47,8 @@ class Likelihood:
         Densities and rates below this share of the nominal expectation are continued smoothly.
     held : tuple of str
         Unbinned channels whose shapes do not change: derivatives in their shape nuisances are left out (see `holding`).
+    sums : EventSums
+        What sums over the events of the terms.
     """
 
     model: "Model"
@@ -54,6 +57,10 @@ class Likelihood:
     aux: Floats
     relative_threshold: float = RELATIVE_THRESHOLD
     held: tuple[str, ...] = ()
+    sums: EventSums = IN_PROCESS
+
+    def __reduce__(self) -> Any:
+        return Likelihood, tuple(getattr(self, f.name) for f in fields(self))  # without what is remembered
 
     @cached_property
     def binned(self) -> BinnedTerm:
@@ -113,13 +120,29 @@ class Likelihood:
         full = self.model.parameters.values(theta)
         nu = self.model.rates.nu(full)
         total, bad = self.binned.value(nu, full) + self.counts_of_events, 0
-        for channel, terms in self.terms.items():
+        for channel in self.terms:
             total += 2 * float(nu[self.model.rates.cells(channel)].sum())
-            for term in terms:
-                yields = nu[self.model.rates.cells(channel, term.cell.bin)]
-                value, wrong = term.value(yields, full, self._threshold(channel, term.cell.bin))
-                total, bad = total + value, bad + wrong
+        for value, wrong in self.sums.values(self._all_terms, self._points(nu, full)):
+            total, bad = total + value, bad + wrong
         return total, bad
+
+    @cached_property
+    def _all_terms(self) -> list[EventTerm]:
+        return [term for terms in self.terms.values() for term in terms]
+
+    @cached_property
+    def _where(self) -> list[tuple[str, slice, float]]:
+        """Of each term: channel, cells of the companion, threshold."""
+        cells = self.model.rates.cells
+        return [
+            (channel, cells(channel, term.cell.bin), self._threshold(channel, term.cell.bin))
+            for channel, terms in self.terms.items()
+            for term in terms
+        ]
+
+    def _points(self, nu: Floats, full: Floats) -> list[Point]:
+        """Of each term, from the rates (cells,) and the companion's parameters (F,); or from several: rows."""
+        return [(nu[..., cells], full, threshold) for _, cells, threshold in self._where]
 
     def derivatives(self, theta: Floats, *, hessian: bool) -> tuple[float, Floats, Floats]:
         """-2 ln L, its gradient (P,) and its Hessian (P, P); without ``hessian`` the last is empty."""
@@ -131,29 +154,27 @@ class Likelihood:
         if self.terms:
             total += self.counts_of_events
             by_cell = np.zeros_like(rates.nu)  # d(-2 ln L) / d nu of the companions
-            for channel, terms in self.terms.items():
+            for channel in self.terms:
                 all_cells = model.rates.cells(channel)
                 total += 2 * float(rates.nu[all_cells].sum())
                 by_cell[all_cells] = 2.0
-                for event_term in terms:
-                    term = event_term.frozen(full) if channel in self.held else event_term
-                    cells, threshold = (
-                        model.rates.cells(channel, term.cell.bin),
-                        self._threshold(channel, term.cell.bin),
-                    )
-                    value, first, curve = term.derivatives(rates.nu[cells], full, threshold, hessian=hessian)
-                    total += value
-                    c = len(first) - len(term.cell.nuisances)
-                    by_cell[cells] += first[:c]
-                    nuisances = list(term.cell.nuisances)
-                    gradient[nuisances] += first[c:]
-                    if hessian:
-                        slope = rates.jacobian[cells]
-                        second += slope.T @ curve[:c, :c] @ slope
-                        mixed = slope.T @ curve[:c, c:]
-                        second[:, nuisances] += mixed
-                        second[nuisances, :] += mixed.T
-                        second[np.ix_(nuisances, nuisances)] += curve[c:, c:]
+            held = [channel in self.held for channel, _, _ in self._where]
+            found = self.sums.derivatives(self._all_terms, self._points(rates.nu, full), held=held, hessian=hessian)
+            for term, (_, cells, _), still, (value, first, curve) in zip(
+                self._all_terms, self._where, held, found, strict=True
+            ):
+                nuisances = [] if still else list(term.cell.nuisances)
+                c = len(first) - len(nuisances)
+                total += value
+                by_cell[cells] += first[:c]
+                gradient[nuisances] += first[c:]
+                if hessian:
+                    slope = rates.jacobian[cells]
+                    second += slope.T @ curve[:c, :c] @ slope
+                    mixed = slope.T @ curve[:c, c:]
+                    second[:, nuisances] += mixed
+                    second[nuisances, :] += mixed.T
+                    second[np.ix_(nuisances, nuisances)] += curve[c:, c:]
             gradient += rates.gradient(by_cell)
             if hessian:
                 second += rates.curvature(by_cell)
@@ -171,17 +192,16 @@ class Likelihood:
         values, gradients = np.array([b[0] for b in binned]), np.array([b[1] for b in binned])
         values += self.counts_of_events
         by_cell = np.zeros((len(full), len(model.rates.nominal)))
-        for channel, terms in self.terms.items():
+        for channel in self.terms:
             all_cells = model.rates.cells(channel)
             values += [2 * r.nu[all_cells].sum() for r in rates]
             by_cell[:, all_cells] = 2.0
-            for term in terms:
-                cells = model.rates.cells(channel, term.cell.bin)
-                yields = np.array([r.nu[cells] for r in rates])
-                value, first = term.many(yields, full, self._threshold(channel, term.cell.bin))
-                values += value
-                by_cell[:, cells] += first[:, : yields.shape[1]]
-                gradients[:, list(term.cell.nuisances)] += first[:, yields.shape[1] :]
+        found = self.sums.many(self._all_terms, self._points(np.array([r.nu for r in rates]), full))
+        for term, (_, cells, _), (value, first) in zip(self._all_terms, self._where, found, strict=True):
+            c = first.shape[1] - len(term.cell.nuisances)
+            values += value
+            by_cell[:, cells] += first[:, :c]
+            gradients[:, list(term.cell.nuisances)] += first[:, c:]
         if self.terms:
             gradients += [r.gradient(b) for r, b in zip(rates, by_cell, strict=True)]
         return values, np.array([e.pull_gradient(g) for e, g in zip(expansions, gradients, strict=True)])
@@ -205,18 +225,17 @@ class Likelihood:
         full = expansion.values
         rates, unit = model.rates.rates(full), np.eye(len(full))
         added: dict[int, Floats] = {}
-        for channel, terms in self.terms.items():
-            for term in terms:
-                cells, nuisances = model.rates.cells(channel, term.cell.bin), list(term.cell.nuisances)
-                threshold = self._threshold(channel, term.cell.bin)
-                _, _, curve = term.derivatives(rates.nu[cells], full, threshold, hessian=True)
-                c = len(curve) - len(nuisances)
-                along = curve[c:] @ np.concatenate([rates.jacobian[cells], unit[nuisances]])
-                for j, k in enumerate(nuisances):
-                    own = added.setdefault(k, np.zeros((len(full), len(full))))
-                    own[k] += along[j]
-                    own[:, k] += along[j]
-                    own[k, k] -= curve[c + j, c + j]
+        still = [False] * len(self._all_terms)
+        found = self.sums.derivatives(self._all_terms, self._points(rates.nu, full), held=still, hessian=True)
+        for term, (_, cells, _), (_, _, curve) in zip(self._all_terms, self._where, found, strict=True):
+            nuisances = list(term.cell.nuisances)
+            c = len(curve) - len(nuisances)
+            along = curve[c:] @ np.concatenate([rates.jacobian[cells], unit[nuisances]])
+            for j, k in enumerate(nuisances):
+                own = added.setdefault(k, np.zeros((len(full), len(full))))
+                own[k] += along[j]
+                own[:, k] += along[j]
+                own[k, k] -= curve[c + j, c + j]
         names = dict(zip(model.parameters.own, model.parameters.names, strict=False))
         nowhere = np.zeros(len(full))
         return {names[k]: expansion.pull_hessian(nowhere, own) for k, own in added.items()}
@@ -239,16 +258,17 @@ class Likelihood:
         full = self.model.parameters.values(theta)
         nu = self.model.rates.nu(full)
         lines = self._empty_bins(nu)
-        for channel, terms in self.terms.items():
+        points = self._points(nu, full)
+        bad = [k for k, (_, wrong) in enumerate(self.sums.values(self._all_terms, points)) if wrong]
+        if not bad:
+            return lines
+        found = self.sums.nonpositive([self._all_terms[k] for k in bad], [points[k] for k in bad])
+        for k, (index, density, parts) in zip(bad, found, strict=True):
+            channel = self._where[k][0]
             names = self.model.unbinned[channel].samples
-            for term in terms:
-                yields = nu[self.model.rates.cells(channel, term.cell.bin)]
-                if not term.value(yields, full, self._threshold(channel, term.cell.bin))[1]:
-                    continue
-                index, density, parts = term.nonpositive(yields, full)
-                for i, d, part in zip(index, density, parts.T, strict=True):
-                    shares = ", ".join(f"{name} {p:+.3g}" for name, p in zip(names, part, strict=True))
-                    lines.append(f"density {d:.3g} at event {i} of channel {channel!r} ({shares})")
+            for i, d, part in zip(index, density, parts.T, strict=True):
+                shares = ", ".join(f"{name} {p:+.3g}" for name, p in zip(names, part, strict=True))
+                lines.append(f"density {d:.3g} at event {i} of channel {channel!r} ({shares})")
         return lines
 
     def _empty_bins(self, nu: Floats) -> list[str]:

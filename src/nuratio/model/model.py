@@ -22,9 +22,10 @@ from nuratio.model.constraints import Constraints
 from nuratio.model.histfactory import HistFactory
 from nuratio.model.likelihood import Likelihood
 from nuratio.model.parameters import NO_SATURATED_MODEL, Config, Parameters
+from nuratio.model.passes import IN_PROCESS, Passes
 from nuratio.model.unbinned import UnbinnedChannel
 
-__all__ = ["Model"]
+__all__ = ["Model", "ToyPdf"]
 
 Floats = NDArray[np.float64]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -89,6 +90,7 @@ class Model:
                 )
         events = {name: len(channel) for name, channel in self.unbinned.items()}
         self.config = Config(companion.config, self.parameters, parameters, events, poi)
+        self.passes: Passes = IN_PROCESS
         self._last: tuple[Floats, Likelihood] | None = None
         self._check_nominal()
 
@@ -99,6 +101,9 @@ class Model:
             Likelihood(self, {}, {name: channel.terms(weights)}, np.array(self.config.auxdata)).require_positive(
                 np.array(self.config.suggested_init())
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_last": None}
 
     @classmethod
     def from_pyhf(cls, companion: Any) -> "Model":
@@ -143,8 +148,9 @@ class Model:
                 f"the data vector must have {self.config.nmaindata} main and {self.config.nauxdata} auxiliary entries, "
                 f"got shape {d.shape}"
             )
-        if self._last is not None and np.array_equal(self._last[0], d):
-            return self._last[1]
+        last = self._last  # read once: another thread may put another one there
+        if last is not None and np.array_equal(last[0], d):
+            return last[1]
         for clip in ("clip_sample_data", "clip_bin_data"):
             if getattr(self.pyhf_model.main_model, clip) is not None:
                 raise InvalidModel(
@@ -156,8 +162,9 @@ class Model:
         if wrong.size or not np.all(np.isfinite(aux)):
             raise InvalidModel(f"data must be finite and not negative; first wrong entry: {[*wrong, 'auxiliary'][0]}")
         counts = {c: main[s] for c, s in self.config.channel_slices.items() if c not in self.unbinned}
-        terms = {c: u.terms(main[self.config.channel_slices[c]]) for c, u in self.unbinned.items()}
-        compiled = Likelihood(self, counts, terms, aux)
+        weights = {c: main[self.config.channel_slices[c]] for c in self.unbinned}
+        terms = {c: u.terms(weights[c]) for c, u in self.unbinned.items()}
+        compiled = Likelihood(self, counts, terms, aux, sums=self.passes.sums(weights))
         self._last = (d.copy(), compiled)
         return compiled
 
@@ -219,12 +226,12 @@ class Model:
 
     def sample(self, pars: ArrayLike, rng: np.random.Generator) -> Floats:
         """One toy: Poisson counts in the bins and at the pool events, and fluctuated auxiliary data."""
-        return _ToyPdf(self, self._pars(pars)).draw(rng)
+        return ToyPdf(self, self._pars(pars)).draw(rng)
 
     @_pyhfs_where_plain
     def make_pdf(self, pars: ArrayLike) -> Any:
         """pyhf's protocol: an object whose ``sample((n,))`` gives toys."""
-        return _ToyPdf(self, self._pars(pars))
+        return ToyPdf(self, self._pars(pars))
 
     # --- more of pyhf's protocol, as far as bins go
 
@@ -299,11 +306,14 @@ class _WrongData(InvalidModel, pyhf.exceptions.InvalidPdfData):  # type: ignore[
     """Not as many data as the model has."""
 
 
-class _ToyPdf:
-    """What ``pyhf.Model.make_pdf`` returns, as far as toys need it."""
+class ToyPdf:
+    """What ``pyhf.Model.make_pdf`` returns, as far as toys need it.
 
-    def __init__(self, model: Model, theta: Floats) -> None:
-        self._expected = model.expected_actualdata(theta)
+    Main data are drawn about those expected at ``theta``, or about others if they are given.
+    """
+
+    def __init__(self, model: Model, theta: Floats, expected: Floats | None = None) -> None:
+        self._expected = model.expected_actualdata(theta) if expected is None else expected
         self._constraints, self._full = model.constraints, model.parameters.values(theta)
 
     def sample(self, shape: tuple[int, ...] = ()) -> Any:
@@ -320,7 +330,7 @@ class _ToyPdf:
 class _Toys(Sequence[Floats]):
     """A lazy sequence of toys: thousands of pool-sized vectors never exist at once."""
 
-    def __init__(self, pdf: _ToyPdf, rng: np.random.Generator, n: int) -> None:
+    def __init__(self, pdf: ToyPdf, rng: np.random.Generator, n: int) -> None:
         self._pdf, self._rng, self._n = pdf, rng, n
 
     def __len__(self) -> int:

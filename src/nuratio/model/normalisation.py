@@ -7,7 +7,7 @@ density over the pool, exact for every combination at the cost of a pass over th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,6 +200,9 @@ class PoolIntegral:
 
     integral: Callable[[Floats], tuple[float, Floats, Floats]]
     _memo: dict[bytes, tuple[float, Floats, Floats]] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> Any:
+        return PoolIntegral, (self.integral,)  # without the memo
 
     def at(self, alpha: Floats, *, hessian: bool = True) -> tuple[float, Floats, Floats]:
         """See `Normalisation`; the last point is remembered."""

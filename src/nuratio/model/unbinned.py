@@ -14,7 +14,7 @@ Kernels sum over events with effective yields nu_c / N_c(alpha) (`nuratio.model.
 there to yields and nuisances is here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ from nuratio.model.shapes import SampleShape
 from nuratio.model.simulation import Simulation
 from nuratio.ratios.table import RatioTable
 
-__all__ = ["EventCell", "EventTerm", "Events", "UnbinnedChannel", "pool_integral"]
+__all__ = ["EventCell", "EventTerm", "Events", "PoolSum", "UnbinnedChannel"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -49,6 +49,9 @@ class Events:
 
     table: RatioTable
     index: Ints | None = None
+
+    def __reduce__(self) -> Any:
+        return Events, (self.table, self.index)  # without the rows, which may be a copy
 
     def __len__(self) -> int:
         return len(self.table) if self.index is None else len(self.index)
@@ -192,6 +195,12 @@ class EventCell:
             if np.any(events.of(weights))
         )
 
+    def densities(self, events: Events, theta: Floats) -> Floats:
+        """T of all samples at some events, shape (C, n)."""
+        program = self.program(events.table)
+        found = self.kernel.densities(program, program.at(self.normalise(theta)[0], theta), events.rows)
+        return found.values.astype(np.float64, copy=False)
+
     def evaluate(
         self, events: Events, theta: Floats, *, size: int = 8192
     ) -> Iterator[tuple[slice, Floats, list[Floats]]]:
@@ -230,6 +239,9 @@ class EventTerm:
     weights: Floats
     first: int
     _memo: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> Any:
+        return EventTerm, (self.cell, self.program, self.events, self.weights, self.first)  # without the memo
 
     @classmethod
     def select(cls, cell: EventCell, program: Program, events: Events, weights: Floats, first: int) -> "EventTerm":
@@ -340,12 +352,11 @@ class EventTerm:
         return index, np.array([f[1] for f in found]), np.array([f[2] for f in found]).reshape(-1, len(nu)).T
 
 
-def pool_integral(
-    sample: SampleShape, pool: Events, weights: Floats, kernel: Kernel
-) -> Callable[[Floats], tuple[float, Floats, Floats]]:
+@dataclass(frozen=True, eq=False)
+class PoolSum:
     """sum_i q_i t(x_i | alpha) of one sample as a function of its nuisances (K,), with gradient and Hessian.
 
-    Parameters
+    Attributes
     ----------
     sample : SampleShape
         Its normalisation is not used.
@@ -354,15 +365,22 @@ def pool_integral(
         Their q.
     kernel : Kernel
     """
-    program = Program.compile((sample,), pool.table.names, sample.par)
-    one = np.ones(1)
 
-    def integral(alpha: Floats) -> tuple[float, Floats, Floats]:
-        theta = np.zeros(max(sample.par) + 1)
-        theta[list(sample.par)] = alpha
+    sample: SampleShape
+    pool: Events
+    weights: Floats
+    kernel: Kernel
+
+    @cached_property
+    def _program(self) -> Program:
+        return Program.compile((self.sample,), self.pool.table.names, self.sample.par)
+
+    def __call__(self, alpha: Floats) -> tuple[float, Floats, Floats]:
+        """The sum, its gradient (K,) and its Hessian (K, K)."""
+        program, one = self._program, np.ones(1)
+        theta = np.zeros(max(self.sample.par) + 1)
+        theta[list(self.sample.par)] = alpha
         coefficients = program.at(one, theta)
-        (sums,) = kernel.sums(program, coefficients, pool.rows, weights, mode=Mode.INTEGRAL, order=2)
+        (sums,) = self.kernel.sums(program, coefficients, self.pool.rows, self.weights, mode=Mode.INTEGRAL, order=2)
         gradient = program.gradient(sums, coefficients)[0]
         return sums.value, gradient, program.hessian(sums, one, theta)[1:, 1:]
-
-    return integral

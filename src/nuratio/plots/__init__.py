@@ -7,22 +7,32 @@
 from nuratio.errors import MissingExtra
 
 try:
+    from nuratio.plots.comparison import ComparisonArtists, comparison
     from nuratio.plots.likelihood import ProfileArtists, profile
     from nuratio.plots.limit import ClsScanArtists, cls_scan
     from nuratio.plots.nuisances import PullsArtists, pulls
     from nuratio.plots.save import save_plot
     from nuratio.plots.stacked import StackArtists, stack
+    from nuratio.plots.toys import BeltArtists, CoverageArtists, ToyArtists, belt, coverage, toy_statistic
 except ModuleNotFoundError as error:
     raise MissingExtra(f"drawing needs {error.name}: pip install 'nuratio[plots]'") from error
 
 __all__ = [
+    "BeltArtists",
     "ClsScanArtists",
+    "ComparisonArtists",
+    "CoverageArtists",
     "ProfileArtists",
     "PullsArtists",
     "StackArtists",
+    "ToyArtists",
+    "belt",
     "cls_scan",
+    "comparison",
+    "coverage",
     "profile",
     "pulls",
     "save_plot",
     "stack",
+    "toy_statistic",
 ]

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.container import ErrorbarContainer
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from nuratio.errors import InvalidData
 from nuratio.infer.results import LimitResult
+from nuratio.infer.toy_tests import ToyLimitResult
 from nuratio.plots.look import GREEN, RED, YELLOW, figure, font, legend_above, number, quote
 
 __all__ = ["ClsScanArtists", "cls_scan"]
@@ -32,6 +34,8 @@ class ClsScanArtists:
         The observed and the median expected limit, at ``level``.
     invalid : Line2D or None
         Observed CLs where a fit is not valid.
+    errors : ErrorbarContainer or None
+        Those of observed CLs counted in toys.
     legend : Legend
     """
 
@@ -43,11 +47,12 @@ class ClsScanArtists:
     level: Line2D
     limits: Line2D
     invalid: Line2D | None
+    errors: ErrorbarContainer | None
     legend: Legend
 
 
 def cls_scan(
-    limit: LimitResult,
+    limit: LimitResult | ToyLimitResult,
     *,
     ax: Axes | None = None,
     label: str | None = None,
@@ -60,7 +65,7 @@ def cls_scan(
 
     Parameters
     ----------
-    limit : LimitResult
+    limit : LimitResult or ToyLimitResult
     ax : Axes, optional
         A new figure by default.
     label : str, optional
@@ -88,7 +93,7 @@ def cls_scan(
     ax.set_yscale("log" if log else "linear")
     ax.set_ylim(bottom, 1.0)
     ax.set_yticks(10.0 ** np.arange(np.ceil(np.log10(bottom)), 1) if log else np.linspace(0, 1, 6))
-    furthest = 1.1 * max(limit.observed, *limit.expected)
+    furthest = 1.1 * np.nanmax([limit.observed, *limit.expected])
     ax.set_xlim(x[0], furthest if x[0] < furthest < x[-1] else x[-1])
     ax.set_xlabel(poi_label, loc="right")
     ax.set_ylabel(r"$\mathrm{CL_s}$", loc="top")
@@ -97,6 +102,10 @@ def cls_scan(
     one_sigma = ax.fill_between(x, low1, high1, color=GREEN, linewidth=0)
     (expected,) = ax.plot(x, median, "--", color="black", linewidth=1.8)
     (observed,) = ax.plot(x, cls, "-o", color="black", linewidth=1.8, markersize=5, markevery=0.05)
+    errors = None
+    if isinstance(limit, ToyLimitResult):
+        spread = [test.CLs_error for test in limit.scan]
+        errors = ax.errorbar(x, cls, spread, fmt="none", color="black", elinewidth=1.5, capsize=3)
     level = ax.axhline(limit.level, color=RED, linewidth=1.5)
     ax.text(
         1.01, limit.level, f"{100 * (1 - limit.level):g}% CL",
@@ -117,4 +126,4 @@ def cls_scan(
         (invalid,) = ax.plot(x[bad], cls[bad], "o", color="black", markersize=7, markerfacecolor="white", zorder=3)
         entries["Fit not valid"] = invalid
     legend = legend_above(ax, list(entries.values()), list(entries), 1.0, label)
-    return ClsScanArtists(ax, observed, expected, one_sigma, two_sigma, level, limits, invalid, legend)
+    return ClsScanArtists(ax, observed, expected, one_sigma, two_sigma, level, limits, invalid, errors, legend)

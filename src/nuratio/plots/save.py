@@ -7,11 +7,18 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from nuratio.errors import InvalidData
+from nuratio.infer.compare import CompareResult
+from nuratio.infer.coverage import CoverageResult
+from nuratio.infer.neyman import NeymanResult
 from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
+from nuratio.infer.toy_tests import ToyLimitResult
+from nuratio.infer.toys import ToyResult
+from nuratio.plots.comparison import comparison
 from nuratio.plots.likelihood import profile
 from nuratio.plots.limit import cls_scan
 from nuratio.plots.nuisances import pulls
 from nuratio.plots.stacked import stack
+from nuratio.plots.toys import belt, coverage, toy_statistic
 
 __all__ = ["in_folder", "save_plot"]
 
@@ -58,6 +65,11 @@ def in_folder(path: str | Path) -> Path:
 
 
 _DRAWINGS: dict[type, Callable[[Any, bool], Any]] = {  # type of a result -> its artists, log or not
+    CoverageResult: lambda result, _: coverage(result),
+    NeymanResult: lambda result, _: belt(result),
+    ToyLimitResult: lambda result, log: cls_scan(result, log=log),
+    ToyResult: lambda result, _: toy_statistic(result),
+    CompareResult: lambda result, log: comparison(result, log=log),
     LimitResult: lambda result, log: cls_scan(result, log=log),
     ScanResult: lambda result, _: profile(result),
     FitResult: lambda result, _: pulls(result),

@@ -158,6 +158,12 @@ class RatioTable:
             table.blocks[b, :, : len(i)] = self.blocks[i // self.size, :, i % self.size].T
         return table._frozen()
 
+    def between(self, start: int, stop: int) -> "RatioTable":
+        """The events from ``start`` to before ``stop``; without a copy where these are ends of blocks."""
+        if start % self.size or (stop % self.size and stop != self.events):
+            return self.take(np.arange(start, stop))
+        return RatioTable(self.names, self.blocks[start // self.size : -(-stop // self.size)], stop - start)
+
     def head(self, n: int) -> "RatioTable":
         """The first ``n`` events."""
         return self.take(np.arange(min(n, self.events)))

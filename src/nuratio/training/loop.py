@@ -5,7 +5,9 @@ every network on its own events.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +18,14 @@ from torch import Tensor
 
 from nuratio.data.split import fold_of
 from nuratio.errors import FitFailed, InvalidData
+from nuratio.parallel.frozen import Frozen
+from nuratio.parallel.progress import progress_bar
+from nuratio.parallel.tasks import run_tasks
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.checkpoint import Checkpoint, State
-from nuratio.training.progress import progress_bar
 
-__all__ = ["Loss", "Split", "fit_networks", "require_device", "split_events"]
+__all__ = ["Loss", "Split", "fit_networks", "one_torch_thread", "require_device", "split_events"]
 
 Loss = Callable[[Tensor, slice], Tensor]
 """(rows, members) -> weighted loss per event: ``rows``, shape (m, b), are the events of each of these m models."""
@@ -79,6 +83,7 @@ def fit_networks(
     progress: bool | None = None,
     checkpoint: Checkpoint | None = None,
     watch: Callable[[], object] | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Train every network of the stack in place: AdamW with a cosine learning rate, clipped gradients, early stopping.
 
@@ -103,6 +108,9 @@ def fit_networks(
         Continues from the state that it has, and keeps later ones.
     watch : callable or None
         Called after every epoch; it may raise.
+    executor : concurrent.futures.Executor or None
+        Where models are trained, each as a task of its own on one thread; None: here, all at once. Networks do not
+        depend on the executor and its workers, and are those of None up to rounding. What is watched is trained here.
 
     Returns
     -------
@@ -121,37 +129,120 @@ def fit_networks(
             f"{label}: too few events ({len(splits[0].training)} to train on) to hold out "
             f"{options.validation_fraction:g} of them for the early stopping; simulate more or hold out more"
         )
-    training = [torch.from_numpy(split.training) for split in splits]
-    fewest = min(len(rows) for rows in training)
-    batch = max(1, min(options.batch_size, fewest // _MIN_STEPS))
-    steps = fewest // batch
-    descent = _Descent(networks, splits, options, generator, steps)
+    if executor is not None and checkpoint is not None:
+        raise InvalidData(f"{label}: a training on an executor keeps no checkpoint; give one of the two")
+    course = _Course(networks, loss, tuple(splits), options, label)
+    descent = course.begin(generator)
+    if executor is not None and watch is None:
+        course.train_apart(descent, executor, progress)
+        return {"epoch": descent.kept_epoch, "held_out_loss": descent.kept_loss}
     stage = checkpoint.begin() if checkpoint else 0
     if checkpoint and stage in checkpoint.stages:
         descent.restore(checkpoint.stages[stage])
     with progress_bar(label, options.epochs, progress, done=descent.epoch) as advance:
-        while descent.epoch < options.epochs and descent.epoch - max(descent.kept_epoch) < options.patience:
-            order = torch.stack(
-                [rows[torch.randperm(len(rows), generator=generator)[: steps * batch]] for rows in training]
-            )
-            for start in range(0, steps * batch, batch):
-                descent.step(loss(order[:, start : start + batch], slice(None)).mean(1).sum())
-            descent.epoch += 1
-            for m, split in enumerate(splits):
-                held_out = _held_out_losses(loss, split, m)
-                if not np.isfinite(held_out).all():
-                    raise FitFailed(
-                        f"{label}: the held-out loss is not finite after epoch {descent.epoch}; lower the learning "
-                        f"rate ({options.learning_rate:g}) and look for extreme weights or features"
-                    )
-                descent.keep(m, held_out)
+        while course.goes_on(descent):
+            course.epoch(descent)
             if watch:
                 watch()
             if checkpoint:
                 checkpoint.save(stage, descent.state)
-            advance(f"epoch {descent.epoch}, held-out loss {np.mean(descent.kept_loss):.5f}")
+            advance(f"held-out loss {np.mean(descent.kept_loss):.5f}")
     descent.finish()
     return {"epoch": descent.kept_epoch, "held_out_loss": descent.kept_loss}
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Around tasks that may run in this process: they compute on one thread, as in workers."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """What a training consists of, but for its state, which is a `_Descent`."""
+
+    networks: NetworkStack
+    loss: Loss
+    splits: tuple[Split, ...]
+    options: TrainingOptions
+    label: str
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Steps of an epoch, and events of a step."""
+        fewest = min(len(split.training) for split in self.splits)
+        batch = max(1, min(self.options.batch_size, fewest // _MIN_STEPS))
+        return fewest // batch, batch
+
+    def begin(self, generator: torch.Generator) -> "_Descent":
+        """The state at the start."""
+        return _Descent(self.networks, self.splits, self.options, generator, self._sizes[0])
+
+    def goes_on(self, descent: "_Descent", models: slice = slice(None)) -> bool:
+        """Whether these models have another epoch before them."""
+        patient = descent.epoch - max(descent.kept_epoch[models]) < self.options.patience
+        return descent.epoch < self.options.epochs and patient
+
+    def epoch(self, descent: "_Descent", models: slice = slice(None)) -> None:
+        """One epoch of these models; all see the same events whichever are trained."""
+        steps, batch = self._sizes
+        training = [torch.from_numpy(split.training) for split in self.splits]
+        shuffled = [rows[torch.randperm(len(rows), generator=descent.generator)[: steps * batch]] for rows in training]
+        order = torch.stack(shuffled[models])
+        for start in range(0, steps * batch, batch):
+            descent.step(self.loss(order[:, start : start + batch], models).mean(1).sum())
+        descent.epoch += 1
+        for m in range(len(self.splits))[models]:
+            held_out = _held_out_losses(self.loss, self.splits[m], m)
+            if not np.isfinite(held_out).all():
+                raise FitFailed(
+                    f"{self.label}: the held-out loss is not finite after epoch {descent.epoch}; lower the learning "
+                    f"rate ({self.options.learning_rate:g}) and look for extreme weights or features"
+                )
+            descent.keep(m, held_out)
+
+    def train_apart(self, descent: "_Descent", executor: Executor, progress: bool | None) -> None:
+        """Train the models one by one on an executor, all for as many epochs as together.
+
+        Together they stop once none has improved for a while. A model alone does so earlier; it then goes on for as
+        long as any other did.
+        """
+        frozen = Frozen.of((self, descent.generator.get_state().numpy()))
+        states: dict[int, State] = {}
+        waiting, until = list(range(len(self.splits))), 0
+        with one_torch_thread(), progress_bar(self.label, len(waiting), progress) as advance:
+            while waiting:
+                tasks = [(m, states.get(m), until) for m in waiting]
+                for position, state in run_tasks(_train_model, frozen, tasks, executor=executor):
+                    if waiting[position] not in states:
+                        advance(f"held-out loss {state.values['kept_loss'][waiting[position]]:.5f}")
+                    states[waiting[position]] = state
+                until = max(state.values["epoch"] for state in states.values())
+                waiting = [m for m, state in sorted(states.items()) if state.values["epoch"] < until]
+        for m, state in states.items():
+            descent.take(m, state)
+        descent.finish()
+
+
+def _train_model(frozen: Frozen, task: tuple[int, State | None, int]) -> State:
+    """In a worker: one model from a state, or from the start, until it stops by itself, and at least until an epoch."""
+    torch.set_num_threads(1)
+    m, state, until = task
+    course, begin = frozen.thaw()
+    generator = torch.Generator()
+    generator.set_state(torch.from_numpy(begin))
+    descent = course.begin(generator)
+    if state is not None:
+        descent.restore(state)
+    own = slice(m, m + 1)
+    while descent.epoch < until or course.goes_on(descent, own):
+        course.epoch(descent, own)
+    found: State = descent.state()
+    return found
 
 
 class _Descent:
@@ -165,7 +256,7 @@ class _Descent:
         generator: torch.Generator,
         steps: int,
     ) -> None:
-        self._networks, self._generator, self._clip = networks, generator, options.clip
+        self._networks, self.generator, self._clip = networks, generator, options.clip
         self._parameters = list(networks.parameters())
         self._width = len(networks.weights[0]) // len(splits)
         rate, decay = options.learning_rate, options.weight_decay
@@ -195,6 +286,13 @@ class _Descent:
             for copy, parameter in zip(self._kept, self._parameters, strict=True):
                 copy[own] = parameter.detach()[own]
 
+    def take(self, model: int, state: State) -> None:
+        """What a model kept in another descent."""
+        own = slice(model * self._width, (model + 1) * self._width)
+        self.kept_loss[model], self.kept_epoch[model] = (state.values[k][model] for k in ("kept_loss", "kept_epoch"))
+        for i, copy in enumerate(self._kept):
+            copy[own] = torch.from_numpy(state.arrays[f"kept.{i}"][own]).to(copy)
+
     def finish(self) -> None:
         """Put the kept states in place."""
         with torch.no_grad():
@@ -204,7 +302,7 @@ class _Descent:
 
     def state(self) -> State:
         optimiser = self._optimiser.state_dict()
-        arrays: dict[str, NDArray[Any]] = {"generator": self._generator.get_state().numpy()}
+        arrays: dict[str, NDArray[Any]] = {"generator": self.generator.get_state().numpy()}
         for i, (parameter, kept) in enumerate(zip(self._parameters, self._kept, strict=True)):
             moments = {name: moment.cpu().numpy().copy() for name, moment in optimiser["state"][i].items()}
             arrays |= {
@@ -229,7 +327,7 @@ class _Descent:
         moments = {i: {name: arrays[f"{name}.{i}"] for name in _MOMENTS} for i in range(len(self._parameters))}
         self._optimiser.load_state_dict({"state": moments, "param_groups": values["param_groups"]})
         self._schedule.load_state_dict(values["schedule"])
-        self._generator.set_state(arrays["generator"])
+        self.generator.set_state(arrays["generator"])
         self._best = [state.arrays[f"best.{m}"] for m in range(len(self._best))]
         with torch.no_grad():
             for i, (parameter, kept) in enumerate(zip(self._parameters, self._kept, strict=True)):

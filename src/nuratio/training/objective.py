@@ -5,6 +5,7 @@ outputs at them, with the head that turns trained outputs into ratios.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -154,6 +155,7 @@ def train_networks(
     *,
     begin: NetworkStack | None = None,
     checkpoint: Checkpoint | None = None,
+    executor: Executor | None = None,
 ) -> RatioEstimator:
     """Minimise an objective; the estimator is not normalised yet. With ``begin`` these networks go on learning."""
     features = next(iter(events.samples.values())).names
@@ -191,6 +193,7 @@ def train_networks(
         progress=progress,
         checkpoint=checkpoint,
         watch=watch,
+        executor=executor,
     )
     numbers = watch() if watch else {}
     return RatioEstimator(

@@ -20,7 +20,8 @@ simulated and trained networks scatter by 0.10 and 0.06, 0.08 and 0.04: early st
 Where the tails are empty they scatter more, and their random start with them, which no last layer knows of.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 from warnings import warn
@@ -32,12 +33,13 @@ from torch import Tensor
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidData, StatisticsWarning, UnknownName, did_you_mean
+from nuratio.parallel.tasks import run_tasks
 from nuratio.ratios.estimator import RatioEstimator, fluctuations, split_by_sign
 from nuratio.ratios.heads import Direct, Separate, Softmax
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.replicas import SOURCES, Replicas
 from nuratio.training.direct import direct
-from nuratio.training.loop import split_events
+from nuratio.training.loop import one_torch_thread, split_events
 from nuratio.training.mixture import mixture, rosmm
 from nuratio.training.objective import Objective, SimulatedEvents
 from nuratio.training.reference import Reference
@@ -56,7 +58,12 @@ _SMALL = 1e-6  # standard deviation of a hidden feature, below which it is a con
 
 
 def with_replicas(
-    estimator: RatioEstimator, samples: Mapping[str, EventSample], source: str = "last_layer", *, draws: int = 100
+    estimator: RatioEstimator,
+    samples: Mapping[str, EventSample],
+    source: str = "last_layer",
+    *,
+    draws: int = 100,
+    executor: Executor | None = None,
 ) -> RatioEstimator:
     """The estimator with replicas of its ratios.
 
@@ -71,6 +78,9 @@ def with_replicas(
     draws : int
         R of ``last_layer``, at least 2; the error of a standard deviation is (2 R)^(-1/2) of it. The others have as
         many replicas as the estimator has members.
+    executor : concurrent.futures.Executor or None
+        Where ``last_layer`` is calculated, each network as a task of its own; None: in this process. Numbers do not
+        depend on it.
 
     Returns
     -------
@@ -94,7 +104,7 @@ def with_replicas(
             f"{list(estimator.reference_fractions)}"
         )
     if source == "last_layer":
-        replicas, more = _last_layer(estimator, samples, draws)
+        replicas, more = _last_layer(estimator, samples, draws, executor)
     else:
         _require_members(estimator, source)
         replicas, more = Replicas(source, estimator.options.ensemble), {}
@@ -125,33 +135,64 @@ def _require_members(estimator: RatioEstimator, source: str) -> None:
 
 
 def _last_layer(
-    estimator: RatioEstimator, samples: Mapping[str, EventSample], draws: int
+    estimator: RatioEstimator, samples: Mapping[str, EventSample], draws: int, executor: Executor | None
 ) -> tuple[Replicas, dict[str, Any]]:
     if draws < 2:
         raise InvalidData(f"a spread needs at least 2 draws of the last layer, got {draws}")
     events = SimulatedEvents.of(samples, _reference(estimator), np.float64)
-    objective = _objective(estimator, events)
-    part, options = events.part.numpy(), estimator.options
-    drawn = fluctuations(samples, estimator.components, "last_layer", draws, options.fold_seed)
-    stack, ridges = estimator.networks.stack, estimator.report.get("ridge")
-    splits = [split for split in split_events(events.ids, options) for _ in range(objective.groups)]
-    used = [np.concatenate([s.training, s.validation]) if ridges else s.training for s in splits]
-    sums = [_Sums.zero(stack, m, draws) for m in range(len(splits))]
-    inside = np.zeros((len(splits), len(part)), dtype=bool)
-    for m, rows in enumerate(used):
-        inside[m, rows] = True
-    for start in range(0, len(part), _CHUNK):
-        some = np.arange(start, min(start + _CHUNK, len(part)))
-        xi = drawn.factors(events.ids[some], part[some]) - 1.0
-        for m, total in enumerate(sums):
-            own = inside[m, some]
-            group = torch.tensor([m % objective.groups])
-            total.add(stack, events.x, torch.from_numpy(some[own]), xi[:, own], objective, group)
-    layers, coefficients = zip(
-        *(s.moved(None if ridges is None else np.array(ridges[m])) for m, s in enumerate(sums)), strict=True
-    )
+    work = _LastLayers(estimator, events, _objective(estimator, events), draws)
+    if executor is None:
+        found = work.moved(work.members)
+    else:
+        with one_torch_thread():
+            answers = dict(run_tasks(_one_network, work, work.members, executor=executor))
+        found = [answers[m] for m in work.members]
+    layers, coefficients = zip(*found, strict=True)
     stacked = np.ascontiguousarray(np.stack(layers, axis=1), dtype=np.float32)
     return Replicas("last_layer", draws, stacked), {"coefficients": float(np.mean(coefficients))}
+
+
+@dataclass(frozen=True, eq=False)
+class _LastLayers:
+    """What is needed to move the last layer of any network of an estimator."""
+
+    estimator: RatioEstimator
+    events: SimulatedEvents
+    objective: Objective
+    draws: int
+
+    @property
+    def members(self) -> range:
+        """Numbers of the networks."""
+        options = self.estimator.options
+        return range(options.folds * options.ensemble * self.objective.groups)
+
+    def moved(self, members: Sequence[int]) -> list[tuple[Floats, float]]:
+        """Of these networks; see `_Sums.moved`."""
+        estimator, events, objective = self.estimator, self.events, self.objective
+        part, options = events.part.numpy(), estimator.options
+        drawn = fluctuations(events.samples, estimator.components, "last_layer", self.draws, options.fold_seed)
+        stack, ridges = estimator.networks.stack, estimator.report.get("ridge")
+        splits = [split for split in split_events(events.ids, options) for _ in range(objective.groups)]
+        sums = [_Sums.zero(stack, m, self.draws) for m in members]
+        inside = np.zeros((len(members), len(part)), dtype=bool)
+        for row, m in zip(inside, members, strict=True):
+            split = splits[m]
+            row[np.concatenate([split.training, split.validation]) if ridges else split.training] = True
+        for start in range(0, len(part), _CHUNK):
+            some = np.arange(start, min(start + _CHUNK, len(part)))
+            xi = drawn.factors(events.ids[some], part[some]) - 1.0
+            for row, total in zip(inside, sums, strict=True):
+                own = row[some]
+                group = torch.tensor([total.member % objective.groups])
+                total.add(stack, events.x, torch.from_numpy(some[own]), xi[:, own], objective, group)
+        return [s.moved(None if ridges is None else np.array(ridges[s.member])) for s in sums]
+
+
+def _one_network(work: _LastLayers, m: int) -> tuple[Floats, float]:
+    torch.set_num_threads(1)
+    (found,) = work.moved([m])
+    return found
 
 
 def _reference(estimator: RatioEstimator) -> Reference:

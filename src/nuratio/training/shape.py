@@ -5,6 +5,7 @@ finds the hidden layers, Newton's method the last one (`nuratio.training.last_la
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -52,6 +53,7 @@ def train_shapes(
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     device: str = "cpu",
+    executor: Executor | None = None,
 ) -> ShapeEstimator:
     """Train ln[p(x|alpha) / p(x|0)] = sum_k alpha_k D1_k + alpha_k^2 D2_k + ... from simulations at some alpha.
 
@@ -82,12 +84,14 @@ def train_shapes(
         A file to continue from after an interruption; see `nuratio.train`.
     device : str
         Where networks learn; see `nuratio.train`.
+    executor : concurrent.futures.Executor or None
+        Where the networks of the folds are trained, each as a task of its own; see `nuratio.train`.
 
     Raises
     ------
     InvalidData
         No variation, an order that the points do not identify, weights of both signs, differing features, or too few
-        events for the folds; a checkpoint of another training.
+        events for the folds; a checkpoint of another training, or one together with an executor.
     InvalidConfig
         Options with ``bootstrap``.
     UnknownName
@@ -144,7 +148,8 @@ def train_shapes(
     networks.to(device)
     loss = _loss(networks, events.to(device), phi, weight, device)
     splits = split_events(events.ids, options)
-    history = fit_networks(networks, loss, splits, options, generator, label=name, progress=progress, checkpoint=kept)
+    where: dict[str, Any] = {"progress": progress, "checkpoint": kept, "executor": executor}
+    history = fit_networks(networks, loss, splits, options, generator, label=name, **where)
     found = solve_last_layer(networks.cpu(), events, phi, groups, options)
     if kept:
         kept.remove()

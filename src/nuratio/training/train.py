@@ -7,6 +7,7 @@ signed ratio of each sample directly. The rest are baselines to compare with, mo
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,7 @@ def train(
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     device: str = "cpu",
+    executor: Executor | None = None,
 ) -> RatioEstimator:
     """Train the density ratios of samples to a common positive reference density q.
 
@@ -115,6 +117,10 @@ def train(
     device : str
         Where networks learn: ``cpu``, or a device of torch such as ``cuda``, which pays for large networks. They are
         evaluated on the CPU.
+    executor : concurrent.futures.Executor or None
+        Where the networks are trained, each as a task of its own; None: in this process, all at once. They do not
+        depend on the executor and its workers, and are those of None up to rounding. ``pare``, whose
+        pole is watched over all networks, and ``linear`` learn here.
 
     Returns
     -------
@@ -125,7 +131,7 @@ def train(
     ------
     InvalidData
         Fewer than two samples, differing features, too few events for the folds, fractions that are no mixture; a
-        checkpoint of another training.
+        checkpoint of another training, or one together with an executor.
     UnknownName
         An unknown method or reference.
     FitFailed
@@ -164,7 +170,8 @@ def train(
         kept = Checkpoint.open(checkpoint, fingerprint(samples, **settings))
 
     def learn(name: str, some: Mapping[str, EventSample]) -> RatioEstimator:
-        training = partial(train_networks, seed=seed, options=options, progress=progress, checkpoint=kept)
+        where: dict[str, Any] = {"progress": progress, "checkpoint": kept, "executor": executor}
+        training = partial(train_networks, seed=seed, options=options, **where)
         learned = _learn(name, chosen, SimulatedEvents.of(some, reference).to(device), seed, options, training)
         return replace(learned, normalisation=_normalisation(learned, learned.pool(some)))
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,12 @@ def build(
     cache: str | Path | None = None,
     progress: bool | None = None,
     device: str = "cpu",
+    executor: Executor | None = None,
 ) -> Workspace:
     """The workspace of a configuration; arguments as for `train_all`."""
     config, cache = resolve(config, inputs, cache)
-    return assemble(config, train_all(config, cache=cache, progress=progress, device=device), progress=progress)
+    trained = train_all(config, cache=cache, progress=progress, device=device, executor=executor)
+    return assemble(config, trained, progress=progress)
 
 
 def assemble(config: Config, trained: Mapping[str, Trained], *, progress: bool | None = None) -> Workspace:

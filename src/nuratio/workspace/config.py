@@ -135,9 +135,8 @@ def _problems(values: Any) -> list[str]:
 
 def _names(values: Mapping[str, Any]) -> list[str]:
     found = []
-    lists = {
-        key: [e["Name"] for e in values.get(key, [])] for key in ("Regions", "Samples", "NormFactors", "Systematics")
-    }
+    named = ("Regions", "Samples", "NormFactors", "Systematics", "Injections")
+    lists = {key: [e["Name"] for e in values.get(key, [])] for key in named}
     for key, names in lists.items():
         found += [f"{key}: {name!r} occurs more than once" for name in sorted({n for n in names if names.count(n) > 1})]
     simulated = [s["Name"] for s in values["Samples"] if not s.get("Data")]

@@ -13,7 +13,7 @@ from nuratio.data.varied import VariedSample
 from nuratio.errors import InvalidConfig
 from nuratio.workspace.config import Config
 
-__all__ = ["RegionEvents", "read_region"]
+__all__ = ["RegionEvents", "read_data", "read_region"]
 
 _DIRECTION = {1.0: "up", -1.0: "down"}
 
@@ -45,8 +45,7 @@ def read_region(config: Config, region: Mapping[str, Any], *, progress: bool | N
     InvalidData
         As `nuratio.read_root`, naming region, sample and variation.
     """
-    features = region["Features"] if region.get("Type") == "unbinned" else [region["Variable"]]
-    where = region["Name"]
+    features, where = _features(region), region["Name"]
     nominal, varied = {}, {}
     for sample in config.samples(where):
         name = sample["Name"]
@@ -63,7 +62,16 @@ def read_region(config: Config, region: Mapping[str, Any], *, progress: bool | N
             )
             points.append(VariedSample(alpha, _read(config, region, sample, features, variation, progress)))
         varied[name] = tuple(points)
-    return RegionEvents(_read(config, region, config.data, features, None, progress), nominal, varied)
+    return RegionEvents(read_data(config, region, progress=progress), nominal, varied)
+
+
+def read_data(config: Config, region: Mapping[str, Any], *, progress: bool | None = None) -> EventSample:
+    """Read the data of a region, with its features or its variable."""
+    return _read(config, region, config.data, _features(region), None, progress)
+
+
+def _features(region: Mapping[str, Any]) -> Any:
+    return region["Features"] if region.get("Type") == "unbinned" else [region["Variable"]]
 
 
 def _points(

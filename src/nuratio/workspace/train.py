@@ -1,7 +1,8 @@
 """Every network that a configuration needs: trained, or taken from the cache."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from nuratio.data.varied import VariedSample
 from nuratio.errors import InvalidData
 from nuratio.ratios.estimator import Part, RatioEstimator, split_by_sign
 from nuratio.ratios.shape import ShapeEstimator
-from nuratio.workspace.cache import CHECKPOINT, content_key, load_or_train
+from nuratio.workspace.cache import CHECKPOINT, content_key, load_or_train, load_or_train_all
 from nuratio.workspace.config import Config
 from nuratio.workspace.inputs import RegionEvents, read_region
 
@@ -82,6 +83,7 @@ def train_all(
     cache: str | Path | None = None,
     progress: bool | None = None,
     device: str = "cpu",
+    executor: Executor | None = None,
 ) -> dict[str, Trained]:
     """Train every network a configuration needs, or take it from the cache.
 
@@ -96,6 +98,11 @@ def train_all(
         Show progress bars on stderr; None: where it takes long.
     device : str
         Where networks learn: ``cpu``, or a device of torch such as ``cuda``.
+    executor : concurrent.futures.Executor, optional
+        Where they are trained: the networks of a ratio side by side, and then the shapes of all parts and regions; by
+        default one training after the other in this process. Numbers do not depend on the executor and its workers,
+        and are those of the default up to rounding. Ratios trained on an executor keep no checkpoint on the way, and
+        shapes only where the workers see the cache.
 
     Returns
     -------
@@ -104,11 +111,16 @@ def train_all(
     """
     config, cache = resolve(config, inputs, cache)
     running = {"progress": progress, "device": device}
-    return {
-        region["Name"]: _train_region(config, region, read_region(config, region, progress=progress), cache, running)
+    begun = {
+        region["Name"]: _begin_region(
+            config, region, read_region(config, region, progress=progress), cache, running, executor
+        )
         for region in config.regions
         if region.get("Type") == "unbinned"
     }
+    jobs = {(name, part): job for name, region in begun.items() for part, job in region.shapes.items()}
+    shapes = dict(zip(jobs, load_or_train_all(ShapeEstimator, list(jobs.values()), executor), strict=True))
+    return {name: region.finish({part: shapes[name, part] for part in region.shapes}) for name, region in begun.items()}
 
 
 def resolve(config: str | Path | Config, inputs: str | Path | None, cache: str | Path | None) -> tuple[Config, Path]:
@@ -118,9 +130,42 @@ def resolve(config: str | Path | Config, inputs: str | Path | None, cache: str |
     return resolved, Path(f"{stem}.nuratio-cache") if cache is None else Path(cache)
 
 
-def _train_region(
-    config: Config, region: Mapping[str, Any], events: RegionEvents, cache: Path, running: Mapping[str, Any]
-) -> Trained:
+@dataclass(frozen=True)
+class _Begun:
+    """A region whose ratio is trained.
+
+    Attributes
+    ----------
+    region : Trained
+        Without shapes.
+    shapes : dict
+        Part name -> directory of its shapes in the cache, and their training.
+    prune : float
+        Standard errors by which a shape effect must differ from none.
+    """
+
+    region: Trained
+    shapes: Mapping[str, tuple[Path, Callable[[], ShapeEstimator]]]
+    prune: float
+
+    def finish(self, shapes: Mapping[str, tuple[ShapeEstimator, bool]]) -> Trained:
+        """With the shapes of its parts, and whether they were trained now."""
+        return replace(
+            self.region,
+            shapes={name: shape for name, (shape, _) in shapes.items()},
+            pruned={name: shape.insignificant(self.prune) for name, (shape, _) in shapes.items()},
+            new=self.region.new + sum(new for _, new in shapes.values()),
+        )
+
+
+def _begin_region(
+    config: Config,
+    region: Mapping[str, Any],
+    events: RegionEvents,
+    cache: Path,
+    running: Mapping[str, Any],
+    executor: Executor | None,
+) -> _Begun:
     from nuratio.ratios.options import TrainingOptions
     from nuratio.training.calibration import calibrate
     from nuratio.training.replicas import with_replicas
@@ -138,13 +183,14 @@ def _train_region(
     )
     key = content_key("ratio", events.nominal, how | {"options": options.to_dict()})
     kept = cache / f"ratio-{key}"
-    fit = partial(train, events.nominal, **how, options=options, **running, checkpoint=kept / CHECKPOINT)
+    where = {"checkpoint": kept / CHECKPOINT} if executor is None else {"executor": executor}
+    fit = partial(train, events.nominal, **how, options=options, **running, **where)
     ratio, first = load_or_train(RatioEstimator, kept, fit)
     keys, directions = {"ratio": key}, settings.get("Directions")
     if directions is not None:
         source = directions["Source"]
         keys["replicas"] = content_key("replicas", {}, {"ratio": key, "source": source})
-        tell = partial(with_replicas, ratio, events.nominal, source)
+        tell = partial(with_replicas, ratio, events.nominal, source, executor=executor)
         ratio, also = load_or_train(RatioEstimator, cache / f"replicas-{keys['replicas']}", tell)
         first = first or also
     if settings.get("Calibrate", False):
@@ -152,7 +198,7 @@ def _train_region(
     split = {part.name: nominal for part, nominal in split_by_sign(events.nominal).items()}
     parts = {part: split.get(part.name, events.nominal[part.sample]) for part in ratio.components}
     varied = {part.name: _varied(events, part, nominal, ratio, region["Name"]) for part, nominal in parts.items()}
-    shapes, new = {}, int(first)
+    shapes = {}
     for part, nominal in parts.items():
         points, name = varied[part.name], part.name
         if not points:
@@ -161,33 +207,22 @@ def _train_region(
         given = {"nominal": nominal} | {str(p): p.events for p in points}
         settled = described | {"seed": seed, "options": shape_options.to_dict()}
         keys[f"shapes of {name}"] = key = content_key("shape", given, settled)
-        kept = cache / f"shape-{key}"
-        fit_shapes = partial(
-            _fit_shapes,
-            nominal,
-            points,
-            **described,
-            name=name,
-            seed=seed,
-            options=shape_options,
-            **running,
-            checkpoint=kept / CHECKPOINT,
-        )
-        shapes[name], trained_now = load_or_train(ShapeEstimator, kept, fit_shapes)
-        new += trained_now
-    sigmas = settings.get("Prune", _PRUNE)
-    return Trained(
+        kept = (cache / f"shape-{key}").absolute()  # a worker may be elsewhere
+        learning = {"seed": seed, "options": shape_options, **running, "checkpoint": kept / CHECKPOINT}
+        shapes[name] = kept, partial(_fit_shapes, nominal, points, **described, name=name, **learning)
+    trained = Trained(
         events=events,
         ratio=ratio,
-        shapes=shapes,
+        shapes={},
         parts=parts,
         varied=varied,
-        pruned={name: shape.insignificant(sigmas) for name, shape in shapes.items()},
+        pruned={},
         codes={s["Name"]: s.get("Interpolation", "quadexp") for s in config.values.get("Systematics", [])},
         keys=keys,
-        new=new,
+        new=int(first),
         directions=None if directions is None else {k.lower(): v for k, v in directions.items() if k != "Source"},
     )
+    return _Begun(trained, shapes, settings.get("Prune", _PRUNE))
 
 
 def _fit_shapes(*args: Any, **kwargs: Any) -> ShapeEstimator:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nuratio.model.kernels.loops import Coefficients, add_sums, write_densities
 from nuratio.model.kernels.program import Mode, Program, Sums
+from nuratio.parallel.threads import thread_limit
 from nuratio.ratios.table import RatioTable, block_size
 
 __all__ = ["available_threads", "densities", "sums"]
@@ -108,7 +109,7 @@ def densities(program: Program, coefficients: Coefficients, table: RatioTable, *
 
 
 def _spread(work: Callable[[int, int], None], portions: int, threads: int | None, *, small: bool) -> None:
-    n = min(available_threads() if threads is None else threads, portions)
+    n = min(available_threads() if threads is None else threads, thread_limit() or portions, portions)
     if n < 2 or small:
         work(0, portions)
         return

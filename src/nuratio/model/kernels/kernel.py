@@ -52,6 +52,10 @@ class Kernel:
         if self.threads is not None and self.threads < 1:
             raise InvalidModel(f"at least one thread is needed, not {self.threads}")
 
+    def __reduce__(self) -> tuple[type["Kernel"], tuple[str, str, int | None]]:
+        """Copies on a device stay where they are."""
+        return Kernel, (self.name, self.device, self.threads)
+
     def sums(
         self, program: Program, coefficients: Coefficients, table: RatioTable, weights: Floats, **options: Any
     ) -> list[Sums]:

@@ -1,0 +1,25 @@
+"""One Dask cluster of two processes; training on one thread, as in workers."""
+
+import logging
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def dask():
+    """The executor of a cluster of two worker processes."""
+    from distributed import Client, LocalCluster
+
+    workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**workers, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
+        yield client.get_executor()
