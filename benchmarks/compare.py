@@ -1,6 +1,6 @@
 """What the unbinned fit gains over the best binned one, on the dilepton and the emu example.
 
-    python benchmarks/compare.py NTUPLES [--cache DIR] [--toys 100] [--bins 2 5 10 20] [--examples dilepton emu]
+    python benchmarks/compare.py NTUPLES [--cache DIR] [--toys 1000] [--bins 2 5 10 20] [--examples dilepton emu]
 
 NTUPLES holds the folders ``dilepton`` and ``emu``. Every analysis is made of the same networks and events: the binned
 ones are histograms of the pool in the score of the parameter of interest, with nuisances profiled or held, or in the
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ntuples", type=Path)
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--toys", type=int, default=100)
+    parser.add_argument("--toys", type=int, default=1000)
     parser.add_argument("--bins", type=int, nargs="+", default=[2, 5, 10, 20])
     parser.add_argument("--examples", nargs="+", choices=EXAMPLES, default=list(EXAMPLES))
     parser.add_argument("--serial", action="store_true", help="toys one after another, in this process")

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import analytic
 from command_line import run
 from nuratio.cli.main import cli
+from nuratio.infer.goodness import GOODNESS_TESTS
 from nuratio.infer.results import load_result
 from nuratio.parallel.tasks import Serial
 from nuratio.workspace.workspace import Workspace
@@ -100,3 +101,8 @@ def test_the_page_is_true(page, monkeypatch, capsys):
         assert names["result"].p_value > 0.02
     for command in re.findall(r"^\$ nuratio (\w+)", text, re.MULTILINE):
         assert command in cli.commands
+
+
+def test_the_command_line_knows_all_tests():
+    (option,) = [p for p in cli.commands["gof"].params if p.name == "test"]
+    assert list(option.type.choices) == list(GOODNESS_TESTS)

@@ -129,6 +129,22 @@ def test_the_ratios_pass_their_checks(folder, workspace):
     assert "minimum in kappa" in text
 
 
+def test_an_injection_is_fitted_as_data_are(folder, workspace):
+    """The data as an injection: the fit of the expected data is that of the data."""
+    config = yaml.safe_load((folder / "analysis.yml").read_text())
+    data = next(s for s in config["Samples"] if s.get("Data"))
+    config["Injections"] = [{"Name": "again", "SamplePath": data["SamplePath"], "Tree": data["Tree"]}]
+    (folder / "injection.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = ["inject", folder / "injection.yml", "again", "--cache", folder / "cache", "--workers", "1"]
+    found = run(*command, "--truth", "kappa=1", "--toys", "5")
+    fitted = load_result(json.dumps(run("fit", workspace)))
+    assert found["expected"]["bestfit"] == pytest.approx(fitted.bestfit.tolist(), abs=2e-3)
+    assert found["bias_error"] == pytest.approx(fitted["kappa"].uncertainty, rel=0.5)
+    assert found["toys"]["toys"] == 5
+    missing = run("inject", folder / "injection.yml", "agian", "--cache", folder / "cache", code=1)
+    assert "no injection 'agian' in the configuration; did you mean 'again'?" in missing
+
+
 def test_coarse_cells_take_the_same_networks(folder, workspace, exact):
     """Rates per cell, with the simulation's statistics, from a Binning of a feature; nothing is trained again."""
     config = yaml.safe_load((folder / "analysis.yml").read_text())

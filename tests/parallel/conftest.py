@@ -20,6 +20,6 @@ def dask():
     """The executor of a cluster of two worker processes."""
     from distributed import Client, LocalCluster
 
-    workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with LocalCluster(**workers, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
         yield client.get_executor()

@@ -40,9 +40,9 @@ def executor_options(command: F) -> F:
     """Where toys are made; the command gets ``executor``."""
 
     @wraps(command)
-    def with_executor(workers: int | None, dask: str | None, **options: Any) -> Any:
+    def with_executor(*opened: Any, workers: int | None, dask: str | None, **options: Any) -> Any:
         with _executor(workers, dask) as executor:
-            return command(executor=executor, **options)
+            return command(*opened, executor=executor, **options)
 
     for option in (
         click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster to work on."),

@@ -27,6 +27,7 @@ __all__ = [
     "ScanResult",
     "SignificanceResult",
     "load_result",
+    "result_of",
 ]
 
 Floats = NDArray[np.float64]
@@ -501,6 +502,7 @@ _HOMES = {  # kind -> where its type is
     "neyman": "neyman.NeymanResult",
     "projection": "results.Projection",
     "ranking": "ranking.RankingResult",
+    "report": "report.StatisticalReport",
     "scan": "results.ScanResult",
     "significance": "results.SignificanceResult",
     "significance_scan": "look_elsewhere.SignificanceScan",
@@ -508,6 +510,7 @@ _HOMES = {  # kind -> where its type is
     "toy_limit": "toy_tests.ToyLimitResult",
     "toy_significance": "toy_tests.ToySignificanceResult",
     "toys": "toys.ToyResult",
+    "yields": "report.Yields",
 }
 
 
@@ -524,6 +527,17 @@ def load_result(source: str | Path) -> Any:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidData(f"not a result: {error}") from error
+    return result_of(values)
+
+
+def result_of(values: Any) -> Any:
+    """A result of any kind from its ``to_dict()``.
+
+    Raises
+    ------
+    InvalidData
+        Of a kind nuratio does not know.
+    """
     kind = values.get("kind") if isinstance(values, dict) else None
     if kind not in _HOMES:
         raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), _HOMES, 'kinds')}")

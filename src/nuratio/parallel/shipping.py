@@ -5,6 +5,7 @@ end. The workers of a Dask cluster get it over the network and keep it; no file 
 are said to see the same files.
 """
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -170,12 +171,18 @@ class DaskCarrier:
         The workers see the same files as this process.
     """
 
-    def __init__(self, executor: Executor, *, same_files: bool = False) -> None:
+    def __init__(self, executor: Any, *, same_files: bool = False) -> None:
         from distributed import KilledWorker
         from distributed.comm.core import CommClosedError
 
         self.executor, self.client, self.same_files = executor, dask_client(executor), same_files
-        self.deaths: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError, KilledWorker, CommClosedError)
+        self.deaths: tuple[type[BaseException], ...] = (
+            BrokenExecutor,
+            CancelledError,
+            asyncio.CancelledError,
+            KilledWorker,
+            CommClosedError,
+        )
         self._workers: tuple[float, list[str]] = (-_FRESH, [])
 
     def send(self, thing: Any, home: int | None = None) -> "_Scattered":
@@ -197,7 +204,11 @@ class DaskCarrier:
         where: dict[str, Any] = {}
         if home is not None:
             where = {"workers": [self.worker(home)], "allow_other_workers": True}
-        return self.executor.submit(function, *args, pure=False, **where)
+        options = {"pure": False, **self.executor._kwargs, **where}
+        asked, answer = self.client.submit(function, *args, **options), Future[Any]()
+        answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
+        self.client.loop.add_callback(_pass_on, asked, answer)
+        return answer
 
     def worker(self, home: int) -> str:
         """Address of the worker that is number ``home`` modulo their number."""
@@ -218,6 +229,18 @@ class DaskCarrier:
 
     def close(self) -> None:
         """Futures that nobody refers to are released by Dask."""
+
+
+async def _pass_on(asked: Any, answer: "Future[Any]") -> None:
+    """From Dask's future to the other one, whatever happens: Dask's own executor forgets results that were lost."""
+    try:
+        result = await asked._result()
+    except BaseException as error:  # noqa: BLE001
+        if answer.set_running_or_notify_cancel():
+            answer.set_exception(error)
+    else:
+        if answer.set_running_or_notify_cancel():
+            answer.set_result(result)
 
 
 class _Scattered:

@@ -1,12 +1,9 @@
 """Check reports as pictures, and as one page of HTML that needs no other file."""
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +20,8 @@ from nuratio.checks.report import (
     Sizes,
     VariedRatio,
 )
-from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font, legend_above
+from nuratio.plots.look import GREEN, PETROFF, YELLOW, figure, font, legend_above
+from nuratio.plots.page import page, picture
 from nuratio.plots.save import in_folder
 from nuratio.plots.systematics import ranking, variations
 from nuratio.ratios.storage import write_whole
@@ -138,15 +136,15 @@ def write_page(reports: Mapping[str, CheckReport], path: str | Path, *, title: s
         A folder that does not exist.
     """
     path = in_folder(path)
-    parts = [_HEAD.format(title=html.escape(title)), f"<h1>{html.escape(title)}</h1>"]
+    parts: list[str] = []
     for name, report in reports.items():
         bad = [c for c in report.checks if not c.passed]
         verdict = f"{len(bad)} of {len(report.checks)} checks fail" if bad else f"all {len(report.checks)} checks pass"
         parts.append(f"<h2>{html.escape(name)}: <span class={'bad' if bad else 'good'}>{verdict}</span></h2>")
-        parts += [_picture(fig) for fig in _figures(report)]
+        parts += [picture(fig) for fig in _figures(report)]
         parts += [_sizes(curve) for curve in report.curves if isinstance(curve, Sizes)]
         parts.append(_table(report))
-    write_whole(path, "\n".join([*parts, "</body></html>"]).encode())
+    write_whole(path, page(title, parts).encode())
 
 
 def _figures(report: CheckReport) -> Iterator[Figure]:
@@ -213,15 +211,6 @@ def _with_error(value: float, error: float) -> str:
     return "" if np.isnan(value) else f"{value:.2%} &plusmn; {error:.2%}"
 
 
-def _picture(fig: Figure) -> str:
-    content = io.BytesIO()
-    try:
-        fig.savefig(content, format="png", dpi=70)
-    finally:
-        plt.close(fig)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
-
-
 def _table(report: CheckReport) -> str:
     cells = "".join(f"<th>{h}</th>" for h in ("check", "sample", "value", "error", "allowed", "", "what it is"))
     rows = [f"<tr>{cells}</tr>"]
@@ -234,15 +223,3 @@ def _table(report: CheckReport) -> str:
             f"<td class={style}>{verdict}</td><td>{html.escape(c.meaning)}</td></tr>"
         )
     return "<table>" + "\n".join(rows) + "</table>"
-
-
-_HEAD = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{{title}}</title><style>
-body {{{{ font-family: sans-serif; margin: 2em; max-width: 1200px; }}}}
-img {{{{ display: block; max-width: 100%; margin: 1em 0; }}}}
-table {{{{ border-collapse: collapse; font-size: 90%; }}}}
-th, td {{{{ padding: 0.2em 0.7em; text-align: left; border-bottom: 1px solid #ddd; }}}}
-.number {{{{ text-align: right; font-variant-numeric: tabular-nums; }}}}
-.good {{{{ color: #2b7a1f; }}}}
-.bad {{{{ color: {RED}; font-weight: bold; }}}}
-</style></head><body>"""

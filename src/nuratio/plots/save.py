@@ -20,7 +20,7 @@ from nuratio.plots.nuisances import pulls
 from nuratio.plots.stacked import stack
 from nuratio.plots.toys import belt, coverage, toy_statistic
 
-__all__ = ["in_folder", "save_plot"]
+__all__ = ["drawing", "has_drawing", "in_folder", "save_plot"]
 
 
 def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
@@ -41,11 +41,7 @@ def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
         A result that has no drawing, an unknown suffix, or a folder that does not exist.
     """
     path = Path(path)
-    draw = _DRAWINGS.get(type(result))
-    if draw is None:
-        kinds = ", ".join(t.__name__ for t in _DRAWINGS)
-        raise InvalidData(f"a {type(result).__name__} has no drawing; give one of {kinds}")
-    artists = draw(result, log)
+    artists = drawing(result, log=log)
     figure = artists.ax.figure.figure
     try:
         formats = figure.canvas.get_supported_filetypes()
@@ -54,6 +50,25 @@ def save_plot(result: object, path: str | Path, *, log: bool = False) -> None:
         figure.savefig(in_folder(path), dpi=150)
     finally:
         plt.close(figure)
+
+
+def has_drawing(result: object) -> bool:
+    """Whether `drawing` knows how."""
+    return type(result) in _DRAWINGS
+
+
+def drawing(result: object, *, log: bool = False) -> Any:
+    """The artists of any result that has a drawing, on a figure of their own.
+
+    Raises
+    ------
+    InvalidData
+        It has none.
+    """
+    if not has_drawing(result):
+        kinds = ", ".join(t.__name__ for t in _DRAWINGS)
+        raise InvalidData(f"a {type(result).__name__} has no drawing; give one of {kinds}")
+    return _DRAWINGS[type(result)](result, log)
 
 
 def in_folder(path: str | Path) -> Path:
