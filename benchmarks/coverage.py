@@ -126,7 +126,13 @@ def _workspace(
 def belt(n: int, points: int) -> tuple[Section, NeymanResult]:
     """The belt of the interference example, and how often it and Wilks' intervals hold the truth."""
     model = interference().model(threads=1)
-    values = np.concatenate([np.linspace(0, 0.1, points // 4), np.linspace(0.1, 1.6, points - points // 4 + 1)[1:]])
+    values = np.concatenate(  # close where the critical value is steep
+        [
+            np.linspace(0, 0.1, points // 4),
+            np.linspace(0.1, 0.6, points // 2)[1:],
+            np.linspace(0.6, 1.6, points // 4)[1:],
+        ]
+    )
     found = neyman(model, None, values.tolist(), level=LEVEL, n=n, starts=STARTS, progress=False)
     rows, numbers = [], {}
     wilks = chi2.ppf(LEVEL, 1)
@@ -240,12 +246,10 @@ def nine_points(folder: Path, n: int) -> Section:
 def main(arguments: list[str] | None = None) -> list[Section]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ntuples", type=Path, nargs="?")
-    parser.add_argument(
-        "--toys", type=int, default=600, help="at each point of the belt; a third of them for dilepton"
-    )
+    parser.add_argument("--toys", type=int, default=600, help="at each point of the belt; a third of them for dilepton")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(arguments)
-    n, points = (20, 8) if args.quick else (args.toys, 32)
+    n, points = (20, 8) if args.quick else (args.toys, 40)
     section, critical = belt(n, points)
     done = [section, one_data_set(critical)]
     if args.ntuples is not None:

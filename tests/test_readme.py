@@ -81,3 +81,18 @@ def test_the_likelihood_page_is_true(monkeypatch):
     assert names["values"][0] == names["value"]
     for file in re.findall(r"`(benchmarks/\w+\.py)`|\]\(\.\./([\w/.]+)\)", page):
         assert (ROOT / "".join(file)).is_file(), file
+
+
+@pytest.mark.filterwarnings("ignore::nuratio.errors.NuratioWarning")
+def test_the_page_on_toys_is_true(monkeypatch):
+    from nuratio.cli.main import cli
+
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "toys.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "toys.md", "exec"), names)
+    assert len(names["drawn"]) == 20
+    for command, options in re.findall(r"`nuratio ([a-z]+)([^`]*)`", page):
+        known = {name for p in cli.commands[command].params for name in p.opts}
+        assert set(re.findall(r"--[a-z-]+", options)) <= known, (command, options)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nuratio.data.parquet import read_parquet
     from nuratio.data.root import read_root
     from nuratio.data.sample import EventSample
+    from nuratio.infer.breakdown import breakdown
     from nuratio.infer.compare import compare
     from nuratio.infer.coverage import coverage
     from nuratio.infer.fit import fit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nuratio.infer.injection import inject
     from nuratio.infer.limits import upper_limit
     from nuratio.infer.neyman import neyman
+    from nuratio.infer.ranking import ranking
     from nuratio.infer.scan import scan
     from nuratio.infer.toy_tests import toy_hypotest, toy_limit, toy_significance
     from nuratio.infer.toys import toys
@@ -40,6 +42,7 @@ _HOME = {
     "RatioEstimator": "nuratio.ratios.estimator",
     "RatioTable": "nuratio.ratios.table",
     "Workspace": "nuratio.workspace.workspace",
+    "breakdown": "nuratio.infer.breakdown",
     "compare": "nuratio.infer.compare",
     "coverage": "nuratio.infer.coverage",
     "fit": "nuratio.infer.fit",
@@ -47,6 +50,7 @@ _HOME = {
     "hypotest": "nuratio.infer.hypotest",
     "inject": "nuratio.infer.injection",
     "neyman": "nuratio.infer.neyman",
+    "ranking": "nuratio.infer.ranking",
     "read_parquet": "nuratio.data.parquet",
     "read_root": "nuratio.data.root",
     "scan": "nuratio.infer.scan",
@@ -68,6 +72,7 @@ __all__ = [
     "RatioTable",
     "Workspace",
     "__version__",
+    "breakdown",
     "compare",
     "coverage",
     "fit",
@@ -77,6 +82,7 @@ __all__ = [
     "interop",
     "neyman",
     "plots",
+    "ranking",
     "read_parquet",
     "read_root",
     "scan",

@@ -39,6 +39,15 @@ def test_coverage_over_a_grid(saved):
     assert [p["point"] for p in found["points"]] == [{"mu": m, "norm": n} for m in (1.0, 2.0) for n in (0.0, 1.0)]
 
 
+def test_tests_by_toys(saved, tmp_path):
+    found = run("cls", saved, "--poi-value", "1.5", "--toys", "20", "--keep", tmp_path / "kept", *TOYS)
+    assert found["kind"] == "toy_hypotest"
+    assert found["toys"] == [20, 20]
+    assert {p.name for p in (tmp_path / "kept").iterdir()} == {"background.jsonl", "mu=1.5.jsonl"}
+    assert run("significance", saved, "--toys", "20", *TOYS)["kind"] == "toy_significance"
+    assert run("limit", saved, "--toys", "100", *TOYS)["kind"] == "toy_limit"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

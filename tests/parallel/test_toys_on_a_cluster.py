@@ -5,9 +5,9 @@ import signal
 import threading
 import time
 
-import analytic
 import pytest
 
+import analytic
 from nuratio.infer.toys import toys
 from nuratio.parallel.tasks import Serial
 

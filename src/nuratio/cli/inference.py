@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from nuratio.cli.options import Opened, emit, model_options, pairs, test_stat_option
+from nuratio.cli.toys import or_by_toys
 from nuratio.errors import InvalidData
 
 __all__ = ["COMMANDS"]
@@ -58,16 +59,22 @@ def scan(
 @model_options
 @click.option("--poi-value", type=float, default=1.0, show_default=True, help="The tested value.")
 @test_stat_option
+@or_by_toys
 def cls(
     opened: Opened,
     output: Path | None,
     poi_value: float,
     test_stat: str,
+    by_toys: dict[str, Any] | None,
 ) -> None:
-    """Asymptotic CLs of one POI value, observed and expected."""
+    """CLs of one POI value, observed and expected: asymptotic, or counted in toys."""
     from nuratio.infer.hypotest import hypotest
+    from nuratio.infer.toy_tests import toy_hypotest
 
     _, model, data = opened
+    if by_toys is not None:
+        emit(toy_hypotest(model, data, poi_value, test_stat=test_stat, **by_toys).to_json(), output)
+        return
     emit(hypotest(model, data, poi_value, test_stat=test_stat).to_json(), output)
 
 
@@ -75,31 +82,43 @@ def cls(
 @model_options
 @click.option("--level", type=float, default=0.05, show_default=True, help="1 - confidence level.")
 @test_stat_option
+@or_by_toys
 def limit(
     opened: Opened,
     output: Path | None,
     level: float,
     test_stat: str,
+    by_toys: dict[str, Any] | None,
 ) -> None:
-    """CLs upper limit on the POI, observed and expected."""
+    """CLs upper limit on the POI, observed and expected: asymptotic, or counted in toys."""
     from nuratio.infer.limits import upper_limit
+    from nuratio.infer.toy_tests import toy_limit
 
     _, model, data = opened
+    if by_toys is not None:
+        emit(toy_limit(model, data, level=level, test_stat=test_stat, **by_toys).to_json(), output)
+        return
     emit(upper_limit(model, data, level=level, test_stat=test_stat).to_json(), output)
 
 
 @click.command()
 @model_options
 @click.option("--expected-at", type=float, default=1.0, show_default=True, help="POI of the expected significance.")
+@or_by_toys
 def significance(
     opened: Opened,
     output: Path | None,
     expected_at: float,
+    by_toys: dict[str, Any] | None,
 ) -> None:
-    """Discovery significance, observed and expected."""
+    """Discovery significance, observed and (by the asymptotic formulas) expected."""
     from nuratio.infer.hypotest import significance as run
+    from nuratio.infer.toy_tests import toy_significance
 
     _, model, data = opened
+    if by_toys is not None:
+        emit(toy_significance(model, data, **by_toys).to_json(), output)
+        return
     emit(run(model, data, expected_at=expected_at).to_json(), output)
 
 

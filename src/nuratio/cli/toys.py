@@ -10,7 +10,7 @@ import click
 
 from nuratio.cli.options import Opened, config_argument, config_options, emit, model_options, pairs
 
-__all__ = ["COMMANDS", "executor_options"]
+__all__ = ["COMMANDS", "executor_options", "or_by_toys"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +75,19 @@ _starts = click.option(
     "--start", "starts", multiple=True, type=float, help="POI value a free fit starts from, too. Repeatable."
 )
 _keep = click.option("--keep", type=click.Path(path_type=Path), help="Keep the toys there; a killed run goes on.")
+
+
+def or_by_toys(command: F) -> F:
+    """Options of a test that can also be made by toys: the command gets ``by_toys``, the options of that, or None."""
+
+    @wraps(command)
+    def with_choice(*opened: Any, n: int | None, seed: int, keep: Path | None, **options: Any) -> Any:
+        executor = options.pop("executor")
+        by_toys = None if n is None else {"n": n, "seed": seed, "output": keep, "executor": executor}
+        return command(*opened, by_toys=by_toys, **options)
+
+    number = click.option("--toys", "n", type=click.IntRange(min=1), help="Count in so many toys [default: formulas].")
+    return cast(F, executor_options(number(_seed(_keep(with_choice)))))
 
 
 def _number(default: int) -> Callable[[F], F]:

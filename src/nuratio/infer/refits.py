@@ -16,6 +16,7 @@ from nuratio.infer.fit import Fitter, cancellation, require_poi
 from nuratio.infer.fluctuations import AuxiliaryData
 from nuratio.infer.minimum import Minimum
 from nuratio.infer.results import FitResult
+from nuratio.parallel.tasks import run_tasks
 
 __all__ = ["Refits", "Shift", "answers"]
 
@@ -153,7 +154,5 @@ def answers(
     """``function(shared, task)`` of every task, in order; by the executor if there is one."""
     if executor is None:
         return [function(shared, task) for task in tasks]
-    from nuratio.parallel.tasks import run_tasks
-
     found = dict(run_tasks(function, shared, tasks, executor=executor))
     return [found[position] for position in range(len(tasks))]

@@ -192,11 +192,14 @@ class DaskCarrier:
     def arriving(self, reference: "_Scattered") -> Any:
         """See `Carrier`."""
         if reference.future is None or reference.future.status not in ("pending", "finished"):
+            self.renew()  # to no worker that has left
             self.client.wait_for_workers(1, timeout=_PATIENCE)
             where = None if reference.home is None else [self.worker(reference.home)]
-            (reference.future,) = self.client.scatter(
-                [reference.parcel], workers=where, broadcast=where is None, hash=False, timeout=_PATIENCE
-            )
+            options = {"workers": where, "broadcast": where is None, "hash": False, "timeout": _PATIENCE}
+            try:
+                (reference.future,) = self.client.scatter([reference.parcel], **options)
+            except (KeyError, OSError) as error:  # it has left just now
+                raise BrokenExecutor(f"{len(reference.parcel.pickled)} bytes could not be sent: {error}") from error
         return reference.future
 
     def submit(self, home: int | None, function: Callable[..., Any], *args: Any) -> "Future[Any]":

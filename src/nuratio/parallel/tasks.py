@@ -218,9 +218,10 @@ class Crew:
     def _lost(self, positions: Sequence[int], started: "Counter[int]", reason: BaseException) -> None:
         worst = max(positions, key=lambda position: started[position])
         if started[worst] >= self.attempts:
+            told, *_ = *str(reason).splitlines(), "no reason given"
             raise WorkersDied(
-                f"task {worst}: its worker died {started[worst]} times ({type(reason).__name__}: {reason}); look "
-                "at the workers' memory and log, or find the task with executor=nuratio.parallel.tasks.Serial()"
+                f"task {worst}: its worker died {started[worst]} times ({type(reason).__name__}: {told}); look at the "
+                "workers' memory and log, or find the task with executor=nuratio.parallel.tasks.Serial()"
             ) from reason
         try:
             self.carrier.renew()

@@ -1,6 +1,7 @@
 """Drawings of results: each takes one result, draws what is in it, and returns the artists with their axes.
 
-`cls_scan` for an upper limit, `profile` for a likelihood scan, `pulls` for a fit, `stack` for data over fitted samples;
+`cls_scan` for an upper limit, `profile` for a likelihood scan, `pulls` for a fit, `stack` for data over fitted samples,
+`impacts` for a ranking, `components` for a breakdown;
 `save_plot` draws any of these results into a file. Needs ``pip install 'nuratio[plots]'``.
 """
 
@@ -11,6 +12,7 @@ try:
     from nuratio.plots.likelihood import ProfileArtists, profile
     from nuratio.plots.limit import ClsScanArtists, cls_scan
     from nuratio.plots.nuisances import PullsArtists, pulls
+    from nuratio.plots.ranking import ComponentsArtists, ImpactsArtists, components, impacts
     from nuratio.plots.save import save_plot
     from nuratio.plots.stacked import StackArtists, stack
     from nuratio.plots.toys import BeltArtists, CoverageArtists, ToyArtists, belt, coverage, toy_statistic
@@ -21,7 +23,9 @@ __all__ = [
     "BeltArtists",
     "ClsScanArtists",
     "ComparisonArtists",
+    "ComponentsArtists",
     "CoverageArtists",
+    "ImpactsArtists",
     "ProfileArtists",
     "PullsArtists",
     "StackArtists",
@@ -29,7 +33,9 @@ __all__ = [
     "belt",
     "cls_scan",
     "comparison",
+    "components",
     "coverage",
+    "impacts",
     "profile",
     "pulls",
     "save_plot",

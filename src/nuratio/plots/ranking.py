@@ -114,11 +114,10 @@ def impacts(
             label="Pull",
         )
     _axes(ax, pull_ax, shown, y, ranking.poi if poi_label is None else poi_label)
-    bars = [bar for bar in (up, down, prefit_up, prefit_down) if bar is not None]
-    handles = [*bars, *([points] if points is not None else [])]
+    handles = [drawn for drawn in (up, down, points, prefit_up, prefit_down) if drawn is not None]
     legend = legend_above(ax, handles, [str(h.get_label()) for h in handles], float(y[0]) + 0.6, label)
     if not ranking.valid:
-        ax.text(0.02, 0.01, "Not valid", color=RED, transform=ax.transAxes, va="bottom", fontproperties=font(ax))
+        ax.set_title("Not valid", loc="left", color=RED, fontproperties=font(ax))
     return ImpactsArtists(ax, pull_ax, shown.names, up, down, prefit_up, prefit_down, points, legend)
 
 
@@ -147,8 +146,9 @@ def _axes(ax: Axes, pull_ax: Axes, shown: RankingResult, y: np.ndarray, poi_labe
         fontproperties=ax.xaxis.label.get_fontproperties(),
     )
     pull_ax.tick_params(axis="x", labelsize=ax.xaxis.get_ticklabels()[0].get_fontsize())
-    for line in (-1, 0, 1):
-        pull_ax.axvline(line, color="black", linestyle="-" if line == 0 else ":", linewidth=0.9, zorder=0)
+    for line in (-1, 0, 1):  # not up into the legend
+        style = "-" if line == 0 else ":"
+        pull_ax.vlines(line, -0.6, len(shown) - 0.4, color="black", linestyle=style, linewidth=0.9, zorder=0)
     ax.set_ylim(-0.6, len(shown) - 0.4)
     ax.set_yticks(y, shown.names)
     ax.tick_params(axis="y", which="both", left=False, right=False)

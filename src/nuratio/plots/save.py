@@ -7,9 +7,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from nuratio.errors import InvalidData
+from nuratio.infer.breakdown import BreakdownResult
 from nuratio.infer.compare import CompareResult
 from nuratio.infer.coverage import CoverageResult
 from nuratio.infer.neyman import NeymanResult
+from nuratio.infer.ranking import RankingResult
 from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
 from nuratio.infer.toy_tests import ToyLimitResult
 from nuratio.infer.toys import ToyResult
@@ -17,6 +19,7 @@ from nuratio.plots.comparison import comparison
 from nuratio.plots.likelihood import profile
 from nuratio.plots.limit import cls_scan
 from nuratio.plots.nuisances import pulls
+from nuratio.plots.ranking import components, impacts
 from nuratio.plots.stacked import stack
 from nuratio.plots.toys import belt, coverage, toy_statistic
 
@@ -84,7 +87,9 @@ _DRAWINGS: dict[type, Callable[[Any, bool], Any]] = {  # type of a result -> its
     NeymanResult: lambda result, _: belt(result),
     ToyLimitResult: lambda result, log: cls_scan(result, log=log),
     ToyResult: lambda result, _: toy_statistic(result),
+    BreakdownResult: lambda result, _: components(result),
     CompareResult: lambda result, log: comparison(result, log=log),
+    RankingResult: lambda result, _: impacts(result),
     LimitResult: lambda result, log: cls_scan(result, log=log),
     ScanResult: lambda result, _: profile(result),
     FitResult: lambda result, _: pulls(result),

@@ -1,0 +1,62 @@
+"""Ranking and breakdown on the command line."""
+
+import pytest
+
+import analytic
+from command_line import run
+from nuratio.infer.breakdown import breakdown
+from nuratio.infer.ranking import ranking
+from nuratio.workspace.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    target = tmp_path_factory.mktemp("ranking") / "analysis"
+    analytic.workspace(pool=2000).save(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def opened(saved):
+    workspace = Workspace.load(saved)
+    model = workspace.model()
+    return model, workspace.data(model)
+
+
+@pytest.mark.parametrize("method", ["refit", "auxdata", "covariance"])
+def test_a_ranking_and_its_picture(saved, opened, method, tmp_path):
+    found = run("ranking", saved, "--method", method, "--threads", "1", "--top", "2")
+    expected = ranking(*opened, method=method)
+    assert tuple(found["names"]) == expected.names[:2]
+    assert found["up"] == pytest.approx(expected.up[:2].tolist(), rel=1e-6)
+    whole = tmp_path / "ranking.json"
+    assert run("ranking", saved, "--method", method, "--poi", "xs", "--asimov", "0.5")["poi"] == "xs"
+    whole.write_text(expected.to_json())
+    run("plot", whole, tmp_path / "ranking.png")
+    assert (tmp_path / "ranking.png").stat().st_size > 10_000
+
+
+def test_a_breakdown_and_its_picture(saved, opened, tmp_path):
+    groups = ["--group", "rates=norm,x*", "--group", "shapes=tilt", "--group", "rates=stat[0]"]
+    found = run("breakdown", saved, *groups, "--threads", "1")
+    expected = breakdown(*opened, {"rates": ["norm", "x*", "stat[0]"], "shapes": ["tilt"]})
+    assert found["components"] == pytest.approx(expected.components)
+    assert found["members"]["rates"] == ["norm", "stat[0]", "xs"]
+    resampled = run("breakdown", saved, "--method", "auxdata", "--bootstraps", "5", "--seed", "2")
+    assert resampled["components"] == pytest.approx(
+        breakdown(*opened, method="auxdata", bootstraps=5, seed=2).components
+    )
+    (tmp_path / "breakdown.json").write_text(expected.to_json())
+    run("plot", tmp_path / "breakdown.json", tmp_path / "breakdown.pdf")
+    assert (tmp_path / "breakdown.pdf").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("text", ["rates", "rates=", "=norm", "rates=norm,"])
+def test_what_is_no_group_is_told(saved, text):
+    assert f"{text!r} is not NAME=PATTERN,PATTERN" in run("breakdown", saved, "--group", text, code=2)
+
+
+def test_errors_are_one_line(saved):
+    said = run("breakdown", saved, "--group", "a=tlit", code=1)
+    assert "did you mean 'tilt'" in said
+    assert said.count("\n") == 1
