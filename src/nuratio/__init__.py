@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from nuratio.data.parquet import read_parquet
     from nuratio.data.root import read_root
     from nuratio.data.sample import EventSample
+    from nuratio.infer.asymptotics import check_asymptotics
     from nuratio.infer.breakdown import breakdown
     from nuratio.infer.compare import compare
+    from nuratio.infer.contour import contour
     from nuratio.infer.coverage import coverage
     from nuratio.infer.fit import fit
     from nuratio.infer.goodness import goodness_of_fit
     from nuratio.infer.hypotest import hypotest, significance
     from nuratio.infer.injection import inject
+    from nuratio.infer.intervals import interval
     from nuratio.infer.limits import upper_limit
+    from nuratio.infer.look_elsewhere import global_significance, scan_significance
     from nuratio.infer.neyman import neyman
     from nuratio.infer.ranking import ranking
     from nuratio.infer.scan import scan
@@ -43,17 +47,22 @@ _HOME = {
     "RatioTable": "nuratio.ratios.table",
     "Workspace": "nuratio.workspace.workspace",
     "breakdown": "nuratio.infer.breakdown",
+    "check_asymptotics": "nuratio.infer.asymptotics",
     "compare": "nuratio.infer.compare",
+    "contour": "nuratio.infer.contour",
     "coverage": "nuratio.infer.coverage",
     "fit": "nuratio.infer.fit",
+    "global_significance": "nuratio.infer.look_elsewhere",
     "goodness_of_fit": "nuratio.infer.goodness",
     "hypotest": "nuratio.infer.hypotest",
     "inject": "nuratio.infer.injection",
+    "interval": "nuratio.infer.intervals",
     "neyman": "nuratio.infer.neyman",
     "ranking": "nuratio.infer.ranking",
     "read_parquet": "nuratio.data.parquet",
     "read_root": "nuratio.data.root",
     "scan": "nuratio.infer.scan",
+    "scan_significance": "nuratio.infer.look_elsewhere",
     "significance": "nuratio.infer.hypotest",
     "toy_hypotest": "nuratio.infer.toy_tests",
     "toy_limit": "nuratio.infer.toy_tests",
@@ -73,19 +82,24 @@ __all__ = [
     "Workspace",
     "__version__",
     "breakdown",
+    "check_asymptotics",
     "compare",
+    "contour",
     "coverage",
     "fit",
+    "global_significance",
     "goodness_of_fit",
     "hypotest",
     "inject",
     "interop",
+    "interval",
     "neyman",
     "plots",
     "ranking",
     "read_parquet",
     "read_root",
     "scan",
+    "scan_significance",
     "significance",
     "toy_hypotest",
     "toy_limit",

@@ -41,7 +41,7 @@ def test_a_breakdown_and_its_picture(saved, opened, tmp_path):
     found = run("breakdown", saved, *groups, "--threads", "1")
     expected = breakdown(*opened, {"rates": ["norm", "x*", "stat[0]"], "shapes": ["tilt"]})
     assert found["components"] == pytest.approx(expected.components)
-    assert found["members"]["rates"] == ["norm", "stat[0]", "xs"]
+    assert found["members"]["rates"] == ["norm", "xs", "stat[0]"]
     resampled = run("breakdown", saved, "--method", "auxdata", "--bootstraps", "5", "--seed", "2")
     assert resampled["components"] == pytest.approx(
         breakdown(*opened, method="auxdata", bootstraps=5, seed=2).components

@@ -1,5 +1,7 @@
 """Breakdowns: against closed forms, a slow twin of the score's variance, fits made one by one, and the sums."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyhf
 import pytest
@@ -174,6 +176,14 @@ def test_statistics_are_the_scatter_of_fits_to_resampled_data(analytic_model):
     assert drawn.channels == {}
     assert drawn["statistics"] == pytest.approx(linear["statistics"], rel=4 / np.sqrt(2 * n))
     assert drawn.to_json() == again.to_json() != other.to_json()
+
+
+def test_bootstraps_by_an_executor_are_the_same(analytic_model):
+    options = {"method": "auxdata", "bootstraps": 10, "seed": 3}
+    here = breakdown(*analytic_model, **options)
+    with ThreadPoolExecutor(2) as threads:
+        there = breakdown(*analytic_model, **options, executor=threads)
+    assert there.components == pytest.approx(here.components, rel=1e-6)
 
 
 def test_held_groups_are_fits_with_them_held(analytic_model):

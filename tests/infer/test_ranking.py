@@ -1,6 +1,7 @@
 """Rankings: against closed forms, against fits made one by one, and the identities between the three methods."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from nuratio.infer.ranking import RankingResult, ranking
 from nuratio.infer.refits import Refits
 from nuratio.infer.results import load_result
 from nuratio.model.model import Model
+from nuratio.parallel.tasks import own_pool
 
 METHODS = ["refit", "auxdata", "covariance"]
 
@@ -233,6 +235,16 @@ def test_a_fit_that_is_none_is_found_out(analytic_model):
     assert np.isnan(shift)
     assert "lower by 3" in why
     assert same == (0.0, "")
+
+
+@pytest.mark.parametrize("method", ["refit", "auxdata"])
+def test_refits_by_an_executor_are_the_same(analytic_model, method):
+    here = ranking(*analytic_model, method=method)
+    with ThreadPoolExecutor(2) as threads:
+        for executor in (threads, own_pool(1)):
+            there = ranking(*analytic_model, method=method, executor=executor)
+            assert there.names == here.names
+            np.testing.assert_allclose([there.up, there.down], [here.up, here.down], atol=1e-8)
 
 
 def test_what_cannot_be_ranked(analytic_model):

@@ -11,8 +11,10 @@ import nuratio
 from nuratio.errors import FitFailed, InvalidData, InvalidModel
 from nuratio.infer import toys as module
 from nuratio.infer.results import load_result
-from nuratio.infer.toys import ToyResult, draw_toy, proportion, toys
+from nuratio.infer.toys import ToyResult, draw_toy, fingerprint, proportion, toys
 from nuratio.parallel.tasks import Serial
+from nuratio.ratios.table import RatioTable
+from nuratio.workspace.workspace import Workspace
 
 POINT = {"mu": 1.5}
 OPTIONS = {"tests": [("qtilde", 1.5), ("t", 1.5)], "seed": 3, "progress": False}
@@ -204,3 +206,13 @@ def test_the_file_is_plain_json(model, tmp_path):
     header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert header["format"] == "nuratio toys 1"
     assert [row["toy"] for row in rows] == [0, 1]
+
+
+def test_a_fingerprint_is_of_the_model_and_not_of_how_it_computes(model):
+    workspace = analytic.workspace(n_signal=40, n_background=200, pool=2000)
+    assert fingerprint(workspace.model(threads=2)) == fingerprint(model) == fingerprint(workspace.model(kernel="numpy"))
+    table = workspace.tables["pool"]
+    columns = {name: table[name].copy() for name in table.names}
+    columns["d1"][1000] += 1e-9
+    other = Workspace(workspace.spec, workspace.tables | {"pool": RatioTable.from_columns(columns, np.float64)})
+    assert fingerprint(other.model()) != fingerprint(model)

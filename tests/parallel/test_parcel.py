@@ -1,4 +1,4 @@
-"""Objects on their way: equal on arrival, arrays beside the pickle, files by their name as long as they are the same."""
+"""Objects on their way: equal on arrival, arrays beside the pickle, files by their name while they are the same."""
 
 import gc
 import pickle

@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import signal
-import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import uproot
 import yaml
 
@@ -17,8 +18,10 @@ from nuratio.data.sample import EventSample
 from nuratio.data.varied import VariedSample
 from nuratio.errors import FitFailed, InvalidData, StatisticsWarning
 from nuratio.parallel.tasks import Serial, own_pool
+from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.shape import ShapeEstimator
+from nuratio.training.loop import fit_networks, split_events
 from nuratio.training.replicas import with_replicas
 from nuratio.training.shape import train_shapes
 from nuratio.training.train import train
@@ -51,32 +54,48 @@ def same(found, expected):
     assert found.report == expected.report
 
 
-@pytest.mark.parametrize("method", ["mixture", "rosmm", "lsif", "pare", "rosmm_r", "linear"])
+@pytest.mark.parametrize("method", ["mixture", "rosmm", "pare", "rosmm_r"])
 def test_ratios_do_not_depend_on_the_executor(method):
     apart = learned(Serial(), method)
     together = learned(None, method)
     for name, array in together.networks.stack.to_arrays().items():
         np.testing.assert_allclose(apart.networks.stack.to_arrays()[name], array, rtol=1e-3, atol=1e-4)
-    assert apart.report["epoch"] == together.report["epoch"] if method != "linear" else True
+    assert apart.report["epoch"] == together.report["epoch"]
     same(learned(own_pool(2), method), apart)
 
 
 def test_executors_of_all_kinds(dask):
     expected = learned(Serial(), bootstrap=True)
     with ThreadPoolExecutor(3) as threads:
-        for executor in (own_pool(1), own_pool(2), threads, dask):
+        for executor in (own_pool(2), threads, dask):
             same(learned(executor, bootstrap=True), expected)
 
 
 def test_networks_stop_together_as_in_one_process():
-    """One that would stop early goes on as long as any other improves: with a patience of 1, most would."""
-    changes = {"patience": 1, "epochs": 40, "learning_rate": 0.5}
-    together = learned(None, **changes)
-    assert max(together.report["epoch"]) < 39
-    assert len(set(together.report["epoch"])) > 1
-    apart = learned(Serial(), **changes)
-    assert apart.report["epoch"] == together.report["epoch"]
-    np.testing.assert_allclose(apart.report["held_out_loss"], together.report["held_out_loss"], rtol=1e-3)
+    """What learns noise by heart stops; a network alone does so earlier than six together."""
+    x, y = torch.randn((400, 9), generator=torch.Generator().manual_seed(3)).split([8, 1], dim=1)
+    how = {"folds": 2, "ensemble": 3, "epochs": 60, "batch_size": 64, "learning_rate": 1e-2, "patience": 4}
+    options = TrainingOptions(**how, validation_fraction=0.5)
+    splits = split_events(np.arange(400), options)
+
+    def learn(executor):
+        networks, passes = NetworkStack([8, 32, 1], 6).initialise(torch.Generator().manual_seed(1), [0.0]), []
+
+        def loss(rows, members):
+            passes.append(1)
+            return (networks(x[rows], members)[..., 0] - y[rows, 0]) ** 2
+
+        generator = torch.Generator().manual_seed(2)
+        report = fit_networks(networks, loss, splits, options, generator, label="", executor=executor)
+        return report, networks.to_arrays()
+
+    (together, one), (apart, other) = learn(None), learn(Serial())
+    assert max(together["epoch"]) + options.patience < options.epochs
+    assert len(set(together["epoch"])) > 2
+    assert apart["epoch"] == together["epoch"]
+    np.testing.assert_allclose(apart["held_out_loss"], together["held_out_loss"], rtol=1e-5)
+    for name, array in one.items():
+        np.testing.assert_allclose(other[name], array, atol=1e-4)
 
 
 def varied(events, *alphas):
@@ -94,12 +113,15 @@ def test_shapes_do_not_depend_on_the_executor(dask):
     for other in found:
         for term, values in expected.items():
             np.testing.assert_array_equal(other[term], values)
-    together = train_shapes(nominal, points, options=OPTIONS, progress=False).coefficients(GRID)
+    together, another = (
+        train_shapes(nominal, points, options=OPTIONS, progress=False, seed=seed).coefficients(GRID) for seed in (0, 1)
+    )
     for term, values in expected.items():
-        np.testing.assert_allclose(values, together[term], atol=1e-5)
+        np.testing.assert_allclose(values, together[term], atol=3e-4)
+        assert np.abs(values - another[term]).max() > 3e-3
 
 
-@pytest.mark.parametrize("method", ["mixture", "rosmm", "linear"])
+@pytest.mark.parametrize("method", ["mixture", "rosmm"])
 def test_replicas_do_not_depend_on_the_executor(method, dask):
     estimator = learned(None, method)
     here = with_replicas(estimator, samples(), draws=20)
@@ -125,7 +147,7 @@ def test_a_training_that_diverges_says_so_from_a_worker():
 
 
 CONFIG = {
-    "General": {"Measurement": "m", "POI": "mu", "InputPath": "{SamplePath}"},
+    "General": {"Measurement": "m", "POI": "mu", "InputPath": "."},
     "Regions": [{"Name": "SR", "Type": "unbinned", "Features": ["x"]}],
     "Samples": [
         {"Name": "data", "Data": True, "SamplePath": "b.root", "Tree": "t"},
@@ -166,18 +188,18 @@ def test_an_analysis_does_not_depend_on_the_executor(folder, dask):
     assert serial.new == pool.new == here.new == 4
     for found in (pool, trained("cluster", dask)):
         same(found.ratio, serial.ratio)
-        np.testing.assert_array_equal(found.ratio.replicas.layers, serial.ratio.replicas.layers)
+        np.testing.assert_allclose(found.ratio.replicas.layers, serial.ratio.replicas.layers, rtol=1e-6, atol=1e-8)
         for name, shape in serial.shapes.items():
             same(found.shapes[name], shape)
     for name, shape in here.shapes.items():
         for term, values in shape.coefficients(GRID).items():
-            np.testing.assert_allclose(serial.shapes[name].coefficients(GRID)[term], values, atol=1e-5)
+            np.testing.assert_allclose(serial.shapes[name].coefficients(GRID)[term], values, atol=3e-4)
     assert trained("pool").new == 0  # what a pool has trained is found without it
 
 
 def test_the_command_line_trains_with_workers(folder):
     config = folder / "analysis.yml"
-    config.write_text(yaml.safe_dump(CONFIG | {"General": CONFIG["General"] | {"InputPath": f"{folder}/{{SamplePath}}"}}))
+    config.write_text(yaml.safe_dump(CONFIG))
     found = run("train", config, "--cache", folder / "cache", "--workers", 2)
     assert found["SR"]["trained"] == 4
     assert run("train", config, "--cache", folder / "cache")["SR"]["trained"] == 0
@@ -185,7 +207,6 @@ def test_the_command_line_trains_with_workers(folder):
 
 
 def fit_shapes(folder, k):
-    """Dies once; warns."""
     marker = Path(folder) / f"died-{k}"
     if k == 1 and not marker.exists():
         marker.touch()
@@ -194,18 +215,11 @@ def fit_shapes(folder, k):
     return train_shapes(nominal, varied(nominal, -1.0, 1.0), seed=k, options=OPTIONS, progress=False)
 
 
-@pytest.mark.parametrize("where", ["pool", "dask"])
-def test_trainings_side_by_side_survive_a_death_and_pass_warnings_on(where, tmp_path, request):
-    from functools import partial
-
-    executor = own_pool(2) if where == "pool" else request.getfixturevalue("dask")
+def test_trainings_side_by_side_survive_a_death(dask, tmp_path):
     jobs = [(tmp_path / str(k), partial(fit_shapes, str(tmp_path), k)) for k in (0, 1, 2, 1)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = load_or_train_all(ShapeEstimator, jobs, executor)
+    found = load_or_train_all(ShapeEstimator, jobs, dask)
     assert (tmp_path / "died-1").exists()
     assert [new for _, new in found] == [True, True, True, False]
-    assert sum(issubclass(w.category, StatisticsWarning) for w in caught) == 0  # 1600 events are enough
     expected = [fit_shapes(tmp_path, k) for k in (0, 1, 2, 1)]
     for (shape, _), other in zip(found, expected, strict=True):
         same(shape, other)
@@ -217,8 +231,6 @@ def few(k):
 
 
 def test_warnings_of_workers_are_passed_on(tmp_path):
-    from functools import partial
-
     with pytest.warns(StatisticsWarning) as told:
         load_or_train_all(ShapeEstimator, [(tmp_path / "a", partial(few, 1))], own_pool(2))
     with pytest.warns(StatisticsWarning) as expected:

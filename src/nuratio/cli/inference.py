@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nuratio.cli.options import Opened, emit, model_options, pairs, test_stat_option
+from nuratio.cli.options import Opened, asymptotics_option, emit, model_options, pairs, test_stat_option
 from nuratio.cli.toys import or_by_toys
 from nuratio.errors import InvalidData
 
@@ -60,12 +60,14 @@ def scan(
 @click.option("--poi-value", type=float, default=1.0, show_default=True, help="The tested value.")
 @test_stat_option
 @or_by_toys
+@asymptotics_option
 def cls(
     opened: Opened,
     output: Path | None,
     poi_value: float,
     test_stat: str,
     by_toys: dict[str, Any] | None,
+    asymptotics: str,
 ) -> None:
     """CLs of one POI value, observed and expected: asymptotic, or counted in toys."""
     from nuratio.infer.hypotest import hypotest
@@ -75,7 +77,7 @@ def cls(
     if by_toys is not None:
         emit(toy_hypotest(model, data, poi_value, test_stat=test_stat, **by_toys).to_json(), output)
         return
-    emit(hypotest(model, data, poi_value, test_stat=test_stat).to_json(), output)
+    emit(hypotest(model, data, poi_value, test_stat=test_stat, asymptotics=asymptotics).to_json(), output)
 
 
 @click.command()
@@ -83,12 +85,14 @@ def cls(
 @click.option("--level", type=float, default=0.05, show_default=True, help="1 - confidence level.")
 @test_stat_option
 @or_by_toys
+@asymptotics_option
 def limit(
     opened: Opened,
     output: Path | None,
     level: float,
     test_stat: str,
     by_toys: dict[str, Any] | None,
+    asymptotics: str,
 ) -> None:
     """CLs upper limit on the POI, observed and expected: asymptotic, or counted in toys."""
     from nuratio.infer.limits import upper_limit
@@ -98,18 +102,20 @@ def limit(
     if by_toys is not None:
         emit(toy_limit(model, data, level=level, test_stat=test_stat, **by_toys).to_json(), output)
         return
-    emit(upper_limit(model, data, level=level, test_stat=test_stat).to_json(), output)
+    emit(upper_limit(model, data, level=level, test_stat=test_stat, asymptotics=asymptotics).to_json(), output)
 
 
 @click.command()
 @model_options
 @click.option("--expected-at", type=float, default=1.0, show_default=True, help="POI of the expected significance.")
 @or_by_toys
+@asymptotics_option
 def significance(
     opened: Opened,
     output: Path | None,
     expected_at: float,
     by_toys: dict[str, Any] | None,
+    asymptotics: str,
 ) -> None:
     """Discovery significance, observed and (by the asymptotic formulas) expected."""
     from nuratio.infer.hypotest import significance as run
@@ -119,7 +125,7 @@ def significance(
     if by_toys is not None:
         emit(toy_significance(model, data, **by_toys).to_json(), output)
         return
-    emit(run(model, data, expected_at=expected_at).to_json(), output)
+    emit(run(model, data, expected_at=expected_at, asymptotics=asymptotics).to_json(), output)
 
 
 @click.command()

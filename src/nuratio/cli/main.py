@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from nuratio import __version__
-from nuratio.cli import comparing, formats, inference, making, operations, ranking, reporting, toys
+from nuratio.cli import comparing, formats, inference, intervals, making, operations, ranking, reporting, toys
 from nuratio.errors import NuratioError
 
 __all__ = ["cli"]
@@ -59,6 +59,6 @@ def cli() -> None:
     """Unbinned neural-likelihood-ratio channels beside HistFactory: train, build, fit, set limits."""
 
 
-for room in (making, operations, formats, inference, comparing, toys, ranking, reporting):
+for room in (making, operations, formats, inference, comparing, toys, ranking, reporting, intervals):
     for command in room.COMMANDS:
         cli.add_command(command)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Opened",
+    "asymptotics_option",
     "config_argument",
     "config_options",
     "emit",
@@ -178,4 +179,12 @@ def output_options(command: F) -> F:
 
 test_stat_option = click.option(
     "--test-stat", type=click.Choice(["qtilde", "q"]), default="qtilde", show_default=True, help="Test statistic."
+)
+
+asymptotics_option = click.option(
+    "--asymptotics",
+    type=click.Choice(["check", "force"]),
+    default="check",
+    show_default=True,
+    help="Warn where asymptotic formulas do not hold, or do not look.",
 )

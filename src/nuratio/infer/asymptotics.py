@@ -57,7 +57,7 @@ _FLAT = 1e-6  # 2 Delta ln L over the whole range of a parameter: the data do no
 _POOL = 100_000  # pool events that are enough to count
 _OPTIONS = ("check", "force")
 _REMEDIES = {
-    "test": "count in toys instead: nuratio.toy_hypotest, toy_limit, toy_significance",
+    "test": "count in toys instead: nuratio.toy_hypotest, toy_limit, toy_significance (--toys)",
     "interval": "use the Neyman construction, nuratio.neyman, and check the coverage, nuratio.coverage",
 }
 

@@ -77,7 +77,9 @@ class ContourResult(_Result):
     @classmethod
     def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
         values["parameters"], values["levels"] = tuple(values["parameters"]), tuple(values["levels"])
-        values["pieces"] = tuple(tuple(np.array([_array(row) for row in p]) for p in level) for level in values["pieces"])
+        values["pieces"] = tuple(
+            tuple(np.array([_array(row) for row in p]) for p in level) for level in values["pieces"]
+        )
         values["closed"] = tuple(tuple(level) for level in values["closed"])
         values["minima"] = np.array([_array(row) for row in values["minima"]]).reshape(-1, 2)
         values["minima_rise"] = _array(values["minima_rise"])
@@ -254,15 +256,22 @@ class _Surface:
             return found
         scale = np.array([axis[1] - axis[0] for axis in self.axes])
         known = [*self.nodes.values(), *self.seeds, *self.minima]
-        apart = np.array([m.theta[list(self.k)] for m in known]) - [axis[n] for axis, n in zip(self.axes, node, strict=True)]
+        apart = np.array([m.theta[list(self.k)] for m in known]) - [
+            axis[n] for axis, n in zip(self.axes, node, strict=True)
+        ]
         order = np.argsort(((apart / scale) ** 2).sum(1))
         return [known[n] for n in order[:2]]
 
     def scan(self) -> None:
         """A coarse part of the lattice, each node from all of its neighbours, and free fits where it has a valley."""
-        grid = [np.unique(np.linspace(0, len(axis) - 1, _COARSE + 1).round().astype(int)).tolist() for axis in self.axes]
+        grid = [
+            np.unique(np.linspace(0, len(axis) - 1, _COARSE + 1).round().astype(int)).tolist() for axis in self.axes
+        ]
         self.coarse = grid
-        start = [int(np.argmin(np.abs(axis[g] - self.best.theta[k]))) for axis, g, k in zip(self.axes, grid, self.k, strict=True)]
+        start = [
+            int(np.argmin(np.abs(axis[g] - self.best.theta[k])))
+            for axis, g, k in zip(self.axes, grid, self.k, strict=True)
+        ]
         everything = [(i, j) for i in range(len(grid[0])) for j in range(len(grid[1]))]
         for ring in range(max(len(g) for g in grid)):
             self.at(
@@ -280,7 +289,11 @@ class _Surface:
             changed = {node for node, minimum in found if self._keep(node, minimum)}
         for i, j in everything:
             around = [(a, b) for a in (i - 1, i, i + 1) for b in (j - 1, j, j + 1)]
-            values = [self.nodes[grid[0][a], grid[1][b]].value for a, b in around if 0 <= a < len(grid[0]) and 0 <= b < len(grid[1])]
+            values = [
+                self.nodes[grid[0][a], grid[1][b]].value
+                for a, b in around
+                if 0 <= a < len(grid[0]) and 0 <= b < len(grid[1])
+            ]
             node = self.nodes[grid[0][i], grid[1][j]]
             if node.value <= min(values):
                 self.found(self.fitter.minimum(near=node))
@@ -366,7 +379,9 @@ class _Surface:
         edges = [self._edge(corners[n], corners[(n + 1) % 4]) for n in crossed]
         if len(edges) < 4:
             return [(edges[0], edges[1])] if edges else []
-        middle = {name: float(axis[n] + axis[n + 1]) / 2 for name, axis, n in zip(self.names, self.axes, cell, strict=True)}
+        middle = {
+            name: float(axis[n] + axis[n + 1]) / 2 for name, axis, n in zip(self.names, self.axes, cell, strict=True)
+        }
         found = self.fitter.beside([(middle, self.nodes[node]) for node in corners])
         joined = self.rise(min(found, key=lambda m: (not m.valid, m.value))) <= level
         if joined == within[0]:  # the corner (i, j) and its opposite are connected

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,6 +26,7 @@ from nuratio.infer.fit import Fitter, own_model, require_poi
 from nuratio.infer.results import _array, _number, _Result
 from nuratio.infer.test_statistics import STATISTICS, Profile
 from nuratio.infer.toy_file import ToyFile
+from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.model import Model, ToyPdf
 from nuratio.parallel.progress import progress_bar
 from nuratio.parallel.tasks import run_tasks
@@ -532,13 +533,32 @@ def sample_nuisances(model: Model, theta: Floats, auxiliary: Floats, rng: np.ran
 
 
 def fingerprint(model: Model) -> str:
-    """SHA-256 of what toys of a model depend on: specification, parameters, events of the pools."""
+    """SHA-256 of what toys of a model depend on: specification, parameters, shapes, pools; not how it computes."""
     config = model.config
     described = [model.spec, config.par_names, config.suggested_bounds(), config.suggested_fixed()]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    seen: set[int] = set()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, Kernel):
+            return
+        if isinstance(thing, np.ndarray):
+            digest.update(f"{thing.dtype.str}{thing.shape}".encode())
+            if id(thing) not in seen:
+                seen.add(id(thing))
+                digest.update(np.ascontiguousarray(thing).data)
+        elif is_dataclass(thing):
+            digest.update(type(thing).__name__.encode())
+            for f in fields(thing):
+                if not f.name.startswith("_"):
+                    add(getattr(thing, f.name))
+        elif isinstance(thing, tuple | list):
+            for part in thing:
+                add(part)
+        else:
+            digest.update(repr(thing).encode())
+
     for name in sorted(model.unbinned):
         for cell in model.unbinned[name].cells:
-            digest.update(repr(cell.samples).encode())
-            digest.update(cell.pool_weights.tobytes())
-            digest.update(np.ascontiguousarray(cell.pool.rows.values).data)
+            add((cell.samples, cell.pool_weights, cell.pool))
     return digest.hexdigest()

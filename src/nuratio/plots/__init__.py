@@ -1,7 +1,7 @@
 """Drawings of results: each takes one result, draws what is in it, and returns the artists with their axes.
 
 `cls_scan` for an upper limit, `profile` for a likelihood scan, `pulls` for a fit, `stack` for data over fitted samples,
-`impacts` for a ranking, `components` for a breakdown;
+`impacts` for a ranking, `components` for a breakdown, `interval_profile`, `contours` and `local_p_values`;
 `save_plot` draws any of these results into a file. Needs ``pip install 'nuratio[plots]'``.
 """
 
@@ -9,8 +9,11 @@ from nuratio.errors import MissingExtra
 
 try:
     from nuratio.plots.comparison import ComparisonArtists, comparison
+    from nuratio.plots.contours import ContourArtists, contours
+    from nuratio.plots.intervals import IntervalArtists, interval_profile
     from nuratio.plots.likelihood import ProfileArtists, profile
     from nuratio.plots.limit import ClsScanArtists, cls_scan
+    from nuratio.plots.look_elsewhere import LocalPArtists, local_p_values
     from nuratio.plots.nuisances import PullsArtists, pulls
     from nuratio.plots.ranking import ComponentsArtists, ImpactsArtists, components, impacts
     from nuratio.plots.save import save_plot
@@ -24,8 +27,11 @@ __all__ = [
     "ClsScanArtists",
     "ComparisonArtists",
     "ComponentsArtists",
+    "ContourArtists",
     "CoverageArtists",
     "ImpactsArtists",
+    "IntervalArtists",
+    "LocalPArtists",
     "ProfileArtists",
     "PullsArtists",
     "StackArtists",
@@ -34,8 +40,11 @@ __all__ = [
     "cls_scan",
     "comparison",
     "components",
+    "contours",
     "coverage",
     "impacts",
+    "interval_profile",
+    "local_p_values",
     "profile",
     "pulls",
     "save_plot",

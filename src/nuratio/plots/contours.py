@@ -88,7 +88,14 @@ def contours(
     x, y = contour.minima.T
     options = {"linestyle": "none", "color": color, "zorder": 4}
     (bestfit,) = ax.plot(
-        x[:1], y[:1], "P", markersize=10, markeredgewidth=0, label=f"{before}Best fit", gid="nuratio:best-fit", **options
+        x[:1],
+        y[:1],
+        "P",
+        markersize=10,
+        markeredgewidth=0,
+        label=f"{before}Best fit",
+        gid="nuratio:best-fit",
+        **options,
     )
     others = np.isfinite(x[1:])
     (minima,) = ax.plot(
@@ -98,7 +105,14 @@ def contours(
     point = None
     if reference is not None:
         (point,) = ax.plot(
-            [reference[0]], [reference[1]], "*", linestyle="none", color=RED, markersize=15, label=reference_label, zorder=5
+            [reference[0]],
+            [reference[1]],
+            "*",
+            linestyle="none",
+            color=RED,
+            markersize=15,
+            label=reference_label,
+            zorder=5,
         )
     ax.relim()
     ax.margins(0.08)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.patches import Polygon, Rectangle
 
 from nuratio.infer.intervals import IntervalResult
 from nuratio.plots.look import GREEN, YELLOW, figure, font, legend_above, number, quote
@@ -25,7 +25,7 @@ class IntervalArtists:
     ax : Axes
     curve : Line2D
         2 Delta ln L.
-    pieces : tuple of tuples
+    pieces : tuple of tuples of PolyCollection
         The shaded intervals of each level, in the order of the result.
     levels : tuple of Line2D
         The height of each level.
@@ -36,7 +36,7 @@ class IntervalArtists:
 
     ax: Axes
     curve: Line2D
-    pieces: tuple[tuple[Rectangle | Polygon, ...], ...]
+    pieces: tuple[tuple[PolyCollection, ...], ...]
     levels: tuple[Line2D, ...]
     bestfit: Line2D
     minima: Line2D
@@ -71,7 +71,7 @@ def interval_profile(
     shades = {n: _SHADES[min(rank, len(_SHADES) - 1)] for rank, n in enumerate(order)}
     pieces = [
         tuple(
-            ax.axvspan(low, high, ymax=heights[n] / top, color=shades[n], linewidth=0, zorder=0.5 - 0.01 * order.index(n))
+            ax.fill_between([low, high], heights[n], color=shades[n], linewidth=0, zorder=0.5 - 0.01 * order.index(n))
             for low, high in interval.pieces[n]
             if np.isfinite([low, high]).all()
         )
@@ -87,21 +87,21 @@ def interval_profile(
     (curve,) = ax.plot(x, y, color="black", linewidth=2)
     style = {"linestyle": "none", "color": "black", "markersize": 9, "clip_on": False, "zorder": 4}
     others = interval.minima_rise[1:] <= top
-    (minima,) = ax.plot(interval.minima[1:][others], interval.minima_rise[1:][others], "o", markerfacecolor="white", **style)
+    (minima,) = ax.plot(
+        interval.minima[1:][others], interval.minima_rise[1:][others], "o", markerfacecolor="white", **style
+    )
     (bestfit,) = ax.plot(interval.minima[:1], interval.minima_rise[:1], "o", **style)
 
     entries = {f"Best fit: {quote(label, f'= {number(float(interval.minima[0]))}')}": bestfit}
     if others.any():
         entries["Other minimum" if others.sum() == 1 else "Other minima"] = minima
     for n in order:
-        text = " \N{UNION} ".join(_bracket(*ends) for ends in zip(interval.pieces[n], interval.at_bound[n], strict=True))
+        text = " \N{UNION} ".join(
+            _bracket(*ends) for ends in zip(interval.pieces[n], interval.at_bound[n], strict=True)
+        )
         if pieces[n]:
             entries[f"{100 * interval.levels[n]:g}%: {quote(label, text)}"] = pieces[n][0]
     legend = legend_above(ax, list(entries.values()), list(entries), top)
-    scale = top / ax.get_ylim()[1]
-    for n, spans in enumerate(pieces):
-        for span in spans:
-            _shorten(span, heights[n] / top * scale)
     return IntervalArtists(ax, curve, tuple(pieces), tuple(levels), bestfit, minima, legend)
 
 
@@ -110,12 +110,3 @@ def _bracket(piece: tuple[float, float], at_bound: tuple[bool, bool]) -> str:
     low, high = (number(end) for end in piece)
     return f"{'|' if at_bound[0] else '['}{low}, {high}{'|' if at_bound[1] else ']'}"
 
-
-def _shorten(span: Rectangle | Polygon, top: float) -> None:
-    """Let a span end at a share of the axes' height: the axis grew for the legend."""
-    if isinstance(span, Rectangle):
-        span.set_height(top)
-    else:
-        corners = np.array(span.get_xy())
-        corners[corners[:, 1] > 0, 1] = top
-        span.set_xy(corners)

@@ -1,6 +1,7 @@
 """The ranking of nuisances, with pulls and impacts on two axes, and the breakdown of an uncertainty."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,6 +9,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from nuratio.errors import InvalidData
 from nuratio.infer.breakdown import BreakdownResult
@@ -15,6 +17,8 @@ from nuratio.infer.ranking import RankingResult
 from nuratio.plots.look import PETROFF, RED, figure, font, legend_above, number, rounded
 
 __all__ = ["ComponentsArtists", "ImpactsArtists", "components", "impacts"]
+
+Floats = NDArray[np.float64]
 
 _UP, _DOWN = PETROFF[0], PETROFF[1]
 _HEIGHT = 0.72  # of a bar, in rows
@@ -89,7 +93,7 @@ def impacts(
         ax = figure(figsize=(6.4 + 0.11 * longest, 3.0 + 0.36 * len(shown)))[1]
     pull_ax = ax.twiny()
     y = np.arange(len(shown))[::-1]
-    options = {"height": _HEIGHT, "linewidth": 1.3}
+    options: dict[str, Any] = {"height": _HEIGHT, "linewidth": 1.3}
     open_bars = {**options, "facecolor": "none", "zorder": 2}
 
     prefit_up = prefit_down = None
@@ -121,23 +125,24 @@ def impacts(
     return ImpactsArtists(ax, pull_ax, shown.names, up, down, prefit_up, prefit_down, points, legend)
 
 
-def _drawn(shifts: np.ndarray) -> np.ndarray:
+def _drawn(shifts: Floats) -> Floats:
     """Bars of length 0 where there is no number."""
-    return np.nan_to_num(shifts)
+    return np.asarray(np.nan_to_num(shifts))
 
 
-def _axes(ax: Axes, pull_ax: Axes, shown: RankingResult, y: np.ndarray, poi_label: str) -> None:
+def _axes(ax: Axes, pull_ax: Axes, shown: RankingResult, y: NDArray[np.int64], poi_label: str) -> None:
     """Impacts above, pulls below, each symmetric about zero, which is the same place."""
     shifts = np.abs([shown.up, shown.down, shown.prefit_up, shown.prefit_down])
     reach = float(np.nanmax(shifts, initial=0.0)) or 1.0
     ax.set_xlim(-1.15 * reach, 1.15 * reach)
     pull_reach = 1.1 * float(np.nanmax(np.abs(shown.pull) + shown.constraint, initial=0.0))
     pull_ax.set_xlim(-max(2.0, pull_reach), max(2.0, pull_reach))
-    for axes, place, other in ((ax, "top", "bottom"), (pull_ax, "bottom", "top")):
+    ax.xaxis.set_label_position("top")
+    ax.tick_params(axis="x", which="both", top=True, bottom=False, labeltop=True, labelbottom=False)
+    pull_ax.xaxis.set_label_position("bottom")
+    pull_ax.tick_params(axis="x", which="both", top=False, bottom=True, labeltop=False, labelbottom=True)
+    for axes in (ax, pull_ax):
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_label_position(place)
-        axes.tick_params(axis="x", which="both", **{place: True, other: False, f"label{place}": True})
-        axes.tick_params(axis="x", which="both", **{f"label{other}": False})
     symbol, bracket, unit = poi_label.partition(" [")
     ax.set_xlabel(rf"$\Delta${symbol}{bracket}{unit}", loc="right")
     pull_ax.set_xlabel(

@@ -25,7 +25,7 @@ _CHAPTERS = {  # results, in the order of the page -> what they are called, and 
     "goodness": "Goodness of fit",
     "coverage": "Toys at the best fit",
 }
-_LEFT_OUT = ("kind", "scan", "bestfit", "toys", "message", "valid")  # of the numbers of a result
+_LEFT_OUT = ("kind", "poi", "parameter", "channel", "feature", "scan", "bestfit", "toys", "message", "valid")
 
 
 def write_report(report: StatisticalReport, path: str | Path) -> None:
@@ -117,13 +117,20 @@ def _numbers(values: Mapping[str, Any]) -> str:
         elif isinstance(value, list) and 0 < len(value) <= 5 and all(isinstance(v, int | float) for v in value):
             rows.append((key, ", ".join(_number(v) for v in value)))
         elif key == "pieces":
-            rows.append((key, str(value)))
+            levels = values["levels"] if "levels" in values else [values["level"]]
+            by_level = value if "levels" in values else [value]
+            rows += [(f"at {100 * level:g}%", _pieces(ends)) for level, ends in zip(levels, by_level, strict=True)]
     told = table(("", ""), rows, text=2) if rows else ""
     if values.get("valid") is False:
         told = f"<p class=bad>NOT VALID: {html.escape(str(values.get('message', '')))}</p>" + told
     elif values.get("message"):
         told += f"<p>{html.escape(str(values['message']))}</p>"
     return told
+
+
+def _pieces(ends: Any) -> str:
+    """Intervals as text; a bound that is open is left empty."""
+    return ", ".join(f"[{_number(low)}, {_number(high)}]" for low, high in ends)
 
 
 def _checks(checks: Mapping[str, Any]) -> str:

@@ -9,15 +9,21 @@ import matplotlib.pyplot as plt
 from nuratio.errors import InvalidData
 from nuratio.infer.breakdown import BreakdownResult
 from nuratio.infer.compare import CompareResult
+from nuratio.infer.contour import ContourResult
 from nuratio.infer.coverage import CoverageResult
+from nuratio.infer.intervals import IntervalResult
+from nuratio.infer.look_elsewhere import GlobalSignificance, SignificanceScan
 from nuratio.infer.neyman import NeymanResult
 from nuratio.infer.ranking import RankingResult
 from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
 from nuratio.infer.toy_tests import ToyLimitResult
 from nuratio.infer.toys import ToyResult
 from nuratio.plots.comparison import comparison
+from nuratio.plots.contours import contours
+from nuratio.plots.intervals import interval_profile
 from nuratio.plots.likelihood import profile
 from nuratio.plots.limit import cls_scan
+from nuratio.plots.look_elsewhere import local_p_values
 from nuratio.plots.nuisances import pulls
 from nuratio.plots.ranking import components, impacts
 from nuratio.plots.stacked import stack
@@ -90,6 +96,10 @@ _DRAWINGS: dict[type, Callable[[Any, bool], Any]] = {  # type of a result -> its
     BreakdownResult: lambda result, _: components(result),
     CompareResult: lambda result, log: comparison(result, log=log),
     RankingResult: lambda result, _: impacts(result),
+    ContourResult: lambda result, _: contours(result),
+    GlobalSignificance: lambda result, _: local_p_values(result),
+    IntervalResult: lambda result, _: interval_profile(result),
+    SignificanceScan: lambda result, _: local_p_values(result),
     LimitResult: lambda result, log: cls_scan(result, log=log),
     ScanResult: lambda result, _: profile(result),
     FitResult: lambda result, _: pulls(result),

@@ -79,8 +79,8 @@ def with_replicas(
         R of ``last_layer``, at least 2; the error of a standard deviation is (2 R)^(-1/2) of it. The others have as
         many replicas as the estimator has members.
     executor : concurrent.futures.Executor or None
-        Where ``last_layer`` is calculated, each network as a task of its own; None: in this process. Numbers do not
-        depend on it.
+        Where ``last_layer`` is calculated, each network as a task of its own; None: in this process. Numbers
+        depend on it by rounding only.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Coverage: where Wilks' theorem holds, and where only a Neyman belt covers.
 
-    python benchmarks/coverage.py                    # interference: yield mu - sqrt(mu), two minima
-    python benchmarks/coverage.py NTUPLES            # and the dilepton example with its exact densities
-    python benchmarks/coverage.py --quick
+    python benchmarks/neyman_belts.py                    # interference: yield mu - sqrt(mu), two minima
+    python benchmarks/neyman_belts.py NTUPLES            # and the dilepton example with its exact densities
+    python benchmarks/neyman_belts.py --quick
 
 Interference. A Gaussian peak on a smooth background whose yield is 800 (mu - sqrt(mu)), from -200 events at mu = 1/4 to
 0 at mu = 0 and 1: two strengths fit alike, and none fits a deeper dip. A nuisance for the background's yield (10%) and
