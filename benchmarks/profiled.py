@@ -2,6 +2,7 @@
 
     python benchmarks/profiled.py                       # 5M + 1M simulated events, 25 data sets, coverage
     python benchmarks/profiled.py --seeds 1 2 3 --coverage 0
+    python benchmarks/profiled.py --background 50000 --signal 20000 --simulations 50   # its error, predicted and found
     python benchmarks/profiled.py --quick               # does it still run?
 
 The five-dimensional example of `minimum.py`, x = k SCALE z + m RES e, with its nuisances: response k = 1 +- 0.1,
@@ -15,7 +16,7 @@ within a few hundredths of a standard deviation.
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -23,13 +24,14 @@ from typing import Any
 import minimum
 import numpy as np
 from measure import Section
-from minimum import CUT, MIXTURES, RESOLUTION, RESPONSE, STRENGTHS, YIELDS, Component, Library
+from minimum import STRENGTHS, YIELDS, Library
 from numpy.typing import NDArray
 from one_channel import one_channel
 from scipy.optimize import brentq
+from small_simulations import Settings, simulations
+from varied_minimum import NUISANCES, REACH, Fitted, density, derivatives, generate, passing, simulate
 
-from nuratio.data.sample import EventSample
-from nuratio.data.varied import Term, VariedSample
+from nuratio.data.varied import Term
 from nuratio.errors import NuratioWarning
 from nuratio.infer.fit import fit
 from nuratio.ratios.table import RatioTable
@@ -39,75 +41,7 @@ from nuratio.workspace.workspace import Workspace
 
 Floats = NDArray[np.float64]
 
-WIDTHS = {"response": 0.1, "resolution": 0.25}
-THEORY = np.array([0.35, -0.20, 0.30, 0.15, -0.25])
-NUISANCES = {"signal": ("response", "resolution", "theory"), "background": ("response", "resolution")}
-REACH = 0.3  # of response and resolution in fits: further out the second order of ln Z of the background is not enough
 _MOST = 100_000  # events of the pool that normalises the signal
-
-
-def shift_of(sample: str, component: Component, alpha: Mapping[str, float]) -> Floats:
-    """Of the latent mean."""
-    narrow = sample == "signal" and component is not minimum.BROAD
-    return THEORY * alpha.get("theory", 0.0) * narrow
-
-
-def density(x: Floats, sample: str, alpha: Mapping[str, float]) -> Floats:
-    """Before the cut, shape (n,)."""
-    k, m = (1 + WIDTHS[name] * alpha.get(name, 0.0) for name in WIDTHS)
-    total = np.zeros(len(x))
-    for component in MIXTURES[sample]:
-        covariance = component.latent * np.outer(RESPONSE, RESPONSE) * k**2 + np.diag((m * RESOLUTION) ** 2)
-        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
-        u = (x - k * RESPONSE * (component.mean + shift_of(sample, component, alpha))) @ whiten.T
-        peak = component.fraction * np.diag(whiten).prod() / (2 * np.pi) ** 2.5
-        total += peak * np.exp(-0.5 * np.einsum("ij,ij->i", u, u))
-    return total
-
-
-def generate(
-    rng: np.random.Generator, sample: str, n: int, points: Sequence[Mapping[str, float]]
-) -> list[NDArray[np.float32]]:
-    """The same n generated events, before the cut, at some points of the nuisances; shape (n, 5) each."""
-    mixture = MIXTURES[sample]
-    counts = rng.multinomial(n, [c.fraction for c in mixture])
-    found: list[list[NDArray[np.float32]]] = [[] for _ in points]
-    for component, some in zip(mixture, counts, strict=True):
-        z = component.mean + rng.standard_normal((some, 5)) @ np.linalg.cholesky(component.latent).T
-        e = RESOLUTION * rng.standard_normal((some, 5))
-        for alpha, parts in zip(points, found, strict=True):
-            k, m = (1 + WIDTHS[name] * alpha.get(name, 0.0) for name in WIDTHS)
-            x = k * RESPONSE * (z + shift_of(sample, component, alpha)) + m * e
-            parts.append(x.astype(np.float32))
-    order = rng.permutation(n)  # a part of them is to be a mixture, too
-    return [np.concatenate(parts)[order] for parts in found]
-
-
-def passing(x: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The cut, on the nominal densities."""
-    return np.asarray(minimum.inclusive_ratio(x.astype(np.float64)) >= CUT)
-
-
-def simulate(rng: np.random.Generator, sample: str, n: int) -> tuple[EventSample, list[VariedSample]]:
-    """About n events after the cut, and their variations by one standard deviation."""
-    points = [{}, *({name: a} for name in NUISANCES[sample] for a in (1.0, -1.0))]
-    efficiency = YIELDS[sample] / {"signal": 1_100, "background": 1_000_000}[sample]
-    generated = generate(rng, sample, int(n / efficiency), points)
-    ids, samples = np.arange(len(generated[0])), []
-    for x in generated:
-        kept = passing(x)
-        samples.append(EventSample(x[kept], event_ids=ids[kept]))
-    nominal, *varied = samples
-    return nominal, [VariedSample(alpha, events) for alpha, events in zip(points[1:], varied, strict=True)]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """mu-hat, its uncertainty with all nuisances profiled, and 2 Delta ln L of a given mu."""
-
-    mu: float
-    sigma: float
-    rise: float = np.nan
 
 
 def exact(library: Library) -> "Learned":
@@ -127,17 +61,6 @@ def exact(library: Library) -> "Learned":
         rates[sample], entries[sample] = means, shape_entry(names, of_own, labels, pool=sample == "signal")
     pool = {label: d[own["signal"]] for label, d in columns.items() if label.startswith("signal/")}
     return Learned(RatioTable.from_columns(columns), pool, rates, entries, 0.0)
-
-
-def derivatives(x: NDArray[np.float32], sample: str, nuisance: str) -> tuple[Floats, Floats]:
-    """First and half the second derivative of ln p(x | alpha), the cut included but for its normalisation."""
-    h = 1.0 if nuisance == "theory" else 0.1
-    found = np.empty((2, len(x)))
-    for start in range(0, len(x), 200_000):
-        some = x[start : start + 200_000].astype(np.float64)
-        up, mid, down = (np.log(density(some, sample, {nuisance: a})) for a in (h, 0.0, -h))
-        found[:, start : start + len(some)] = (up - down) / (2 * h), (up + down - 2 * mid) / (2 * h**2)
-    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -246,7 +169,8 @@ def compare(learned: Learned, truth: Sequence[Fitted], sets: Sequence[NDArray[np
     return np.array(shifts), np.array(widths)
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="each simulates and trains anew")
     parser.add_argument("--background", type=int, default=5_000_000, help="simulated events after the cut")
@@ -254,17 +178,31 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=300_000, help="events of each sample that train the shapes")
     parser.add_argument("--sets", type=int, default=25, help="data sets at mu = 1 that share no event")
     parser.add_argument("--coverage", type=int, default=300, help="data sets a strength, for the first seed")
-    parser.add_argument("--quick", action="store_true", help="a run of some minutes")
-    args = parser.parse_args()
+    parser.add_argument("--simulations", type=int, default=0, help="study the error from so many simulations instead")
+    parser.add_argument("--hidden", type=int, default=32, help="width of the shapes' two layers, for --simulations")
+    parser.add_argument("--epochs", type=int, default=5, help="of the shapes, for --simulations")
+    parser.add_argument("--quick", action="store_true", help="a run of some seconds")
+    args = parser.parse_args(arguments)
     if args.quick:
-        args.background, args.signal, args.shapes, args.sets = 100_000, 50_000, 30_000, 2
-        args.seeds, args.coverage = args.seeds[:1], 4
+        args.background, args.signal, args.shapes, args.sets = 20_000, 10_000, 10_000, 1
+        args.seeds, args.coverage = args.seeds[:1], 1
+    if args.simulations:
+        args.sets = args.simulations  # one each
+    return args
+
+
+def main(args: argparse.Namespace) -> Iterator[Section]:
+    """The sections asked for."""
     warnings.simplefilter("ignore", NuratioWarning)
     library = Library.for_sets(args.sets)
     sets = list(library.disjoint(np.random.default_rng(1), args.sets))
     reference = exact(library)
-    truth = [reference.fit(events) for events in sets]
+    truth = [reference.fit(events, 1.0) for events in sets]
     print(f"exact: {truth}", file=sys.stderr, flush=True)
+    if args.simulations:
+        settings = Settings(args.background, args.signal, args.hidden, args.epochs)
+        yield simulations(library, sets, truth, reference.rates, settings)
+        return
     rows, numbers, first = [], {}, None
     for seed in args.seeds:
         learned = learn(library, seed, args.background, args.signal, args.shapes)
@@ -288,9 +226,9 @@ def main() -> None:
         "of the exact sigma: mean absolute value, mean, spread. Width: ratio of the uncertainties, minus 1."
     )
     header = ("seed", "abs(shift)", "shift", "spread", "width", "seconds of training")
-    print(Section("The minimum, three nuisances profiled", text, header, tuple(rows), numbers).markdown())
+    yield Section("The minimum, three nuisances profiled", text, header, tuple(rows), numbers)
     if args.coverage and first is not None:
-        print(coverage(library, first, args.coverage).markdown())
+        yield coverage(library, first, args.coverage, generated=20_000 if args.quick else 400_000)
 
 
 @dataclass(frozen=True)
@@ -342,10 +280,10 @@ class OnGrid:
         return mu, min(fixed) - lowest
 
 
-def coverage(library: Library, learned: Learned, sets: int) -> Section:
+def coverage(library: Library, learned: Learned, sets: int, *, generated: int) -> Section:
     """How often the interval 2 Delta ln L <= 1 has the truth, over many data sets at each strength."""
     rows, numbers = [], {}
-    grid = OnGrid.simulated(400_000)
+    grid = OnGrid.simulated(generated)
     physical = replace(learned, lowest=0.0)
     error = np.sqrt(0.683 * 0.317 / sets)
     for mu in STRENGTHS:
@@ -381,4 +319,5 @@ def coverage(library: Library, learned: Learned, sets: int) -> Section:
 
 
 if __name__ == "__main__":
-    main()
+    for part in main(parse()):
+        print(part.markdown())

@@ -1,8 +1,9 @@
-"""Many nuisances on a laptop: sixty of WW over top-quark pairs, from ntuples to a fit, and the exact Gaussian example.
+"""Many nuisances on a laptop: sixty of WW over top-quark pairs, from ntuples to a fit; Gaussian examples.
 
     python benchmarks/systematics.py NTUPLES                 # WW.root and ttbar.root of the example workspaces/emu.yml
     python benchmarks/systematics.py NTUPLES --cache DIR     # keep the networks
-    python benchmarks/systematics.py                         # the Gaussian example alone
+    python benchmarks/systematics.py                         # the Gaussian example and interpolation codes alone
+    python benchmarks/systematics.py --only codes            # HistFactory's codes per event beside quadexp
 
 The four nuisances of the example are split: lepton scale in bins of pT and eta of the leading lepton (24), jet scale in
 bins of pT and rapidity of the leading jet (20), initial- and final-state radiation in bins of the dilepton pT (8 each).
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import uproot
+from interpolations import interpolations
 from measure import Section, machine
 from numpy.typing import NDArray
 
@@ -188,11 +190,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ntuples", type=Path, nargs="?")
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--only", nargs="+", choices=("gaussian", "codes", "sixty"), metavar="SECTION")
     args = parser.parse_args()
+    only = args.only or ("gaussian", "codes", *(["sixty"] if args.ntuples is not None else []))
+    if "sixty" in only and args.ntuples is None:
+        parser.error("sixty nuisances need NTUPLES, the folder of WW.root and ttbar.root")
     warnings.simplefilter("ignore", NuratioWarning)
     print(machine(), file=sys.stderr)
-    print(gaussian().markdown())
-    if args.ntuples is not None:
+    if "gaussian" in only:
+        print(gaussian().markdown())
+    if "codes" in only:
+        print("\n".join(section.markdown() for section in interpolations()))
+    if "sixty" in only:
         print(sixty(args.ntuples, args.cache).markdown())
 
 

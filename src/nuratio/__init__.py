@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nuratio.infer.toy_tests import toy_hypotest, toy_limit, toy_significance
     from nuratio.infer.toys import toys
     from nuratio.model.model import Model
+    from nuratio.model.sharded import sharded
     from nuratio.ratios.estimator import RatioEstimator
     from nuratio.ratios.parametrised import ParametrisedEstimator
     from nuratio.ratios.table import RatioTable
@@ -63,6 +64,7 @@ _HOME = {
     "read_root": "nuratio.data.root",
     "scan": "nuratio.infer.scan",
     "scan_significance": "nuratio.infer.look_elsewhere",
+    "sharded": "nuratio.model.sharded",
     "significance": "nuratio.infer.hypotest",
     "toy_hypotest": "nuratio.infer.toy_tests",
     "toy_limit": "nuratio.infer.toy_tests",
@@ -100,6 +102,7 @@ __all__ = [
     "read_root",
     "scan",
     "scan_significance",
+    "sharded",
     "significance",
     "toy_hypotest",
     "toy_limit",

@@ -1,9 +1,13 @@
 """Ranking and breakdown on the command line."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 import analytic
 from command_line import run
+from nuratio.cli.main import cli
 from nuratio.infer.breakdown import breakdown
 from nuratio.infer.ranking import ranking
 from nuratio.workspace.workspace import Workspace
@@ -38,8 +42,8 @@ def test_a_ranking_and_its_picture(saved, opened, method, tmp_path):
 
 def test_a_breakdown_and_its_picture(saved, opened, tmp_path):
     groups = ["--group", "rates=norm,x*", "--group", "shapes=tilt", "--group", "rates=stat[0]"]
-    found = run("breakdown", saved, *groups, "--threads", "1")
-    expected = breakdown(*opened, {"rates": ["norm", "x*", "stat[0]"], "shapes": ["tilt"]})
+    found = run("breakdown", saved, *groups, "--statistics", "score", "--threads", "1")
+    expected = breakdown(*opened, {"rates": ["norm", "x*", "stat[0]"], "shapes": ["tilt"]}, statistics="score")
     assert found["components"] == pytest.approx(expected.components)
     assert found["members"]["rates"] == ["norm", "xs", "stat[0]"]
     resampled = run("breakdown", saved, "--method", "auxdata", "--bootstraps", "5", "--seed", "2")
@@ -60,3 +64,25 @@ def test_errors_are_one_line(saved):
     said = run("breakdown", saved, "--group", "a=tlit", code=1)
     assert "did you mean 'tilt'" in said
     assert said.count("\n") == 1
+
+
+def test_the_page_is_true(monkeypatch, capsys):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    page = (root / "docs" / "ranking.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "ranking.md", "exec"), names)
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (block,) = re.findall(r"prints\n\n((?:    .*\n)+)", page)
+    shown = [line.split() for line in block.splitlines() if line.strip() != "..."]
+    assert len(shown) == 7
+    for name, *_, number in shown:
+        (same,) = (line for line in told if line[0] == name)
+        assert float(same[-1]) == pytest.approx(float(number), rel=0.02)
+    score = breakdown(names["model"], names["data"], statistics="score")
+    assert f"above they give\n{score.total:.2f}" in page
+    for command, options in re.findall(r"nuratio ([a-z]+) ([^\n&]*)", page):
+        if command in ("ranking", "breakdown"):
+            known = {name for p in cli.commands[command].params for name in p.opts}
+            assert set(re.findall(r"(?<!\w)--?[a-z]+", options)) <= known

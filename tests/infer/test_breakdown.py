@@ -112,7 +112,9 @@ def test_components_of_a_counting_experiment():
 def test_components_add_up_to_the_uncertainty_of_asimov_data():
     """Of every modifier: luminosity, gammas of both kinds, rates, shapes, factors."""
     model, data = binned()
-    found = breakdown(model, data, {"rates": ["norm"]})
+    found, same = (breakdown(model, data, {"rates": ["norm"]}, statistics=s) for s in ("score", "hessian"))
+    assert same.components == pytest.approx(found.components, rel=1e-7)
+    assert same.channels == {}
     assert set(found.components) == {
         *("statistics", "rates", "other", "luminosity", "MC statistics", "uncorrelated shapes")
     }
@@ -125,9 +127,25 @@ def test_components_add_up_to_the_uncertainty_of_asimov_data():
     assert found.remainder == 0
 
 
-def test_components_of_observed_events_add_up_to_the_uncertainty_within_their_fluctuations(analytic_model):
-    model, data = analytic_model
-    found = breakdown(model, data)
+@pytest.mark.parametrize("make", [analytic.workspace, kappa])
+def test_components_of_observed_events_add_up_to_the_uncertainty(make):
+    """With the data's own part of the Hessian exactly, with the variance of their score up to its fluctuations."""
+    workspace = make()
+    model = workspace.model()
+    data = workspace.data(model)
+    exact = breakdown(model, data)
+    assert exact.total == pytest.approx(exact.uncertainty, rel=1e-12)
+    assert exact.total**2 == pytest.approx(squares(exact), rel=1e-12)
+    best = fit(model, data)
+    own = model.likelihood(data).hessian(best.bestfit) / 2
+    measured = np.nan_to_num(best.constraint_width, nan=np.inf)
+    own -= np.diag(1 / measured**2)  # all of them are Gaussian
+    response = best.covariance[best.index(exact.poi)]
+    assert exact["statistics"] ** 2 == pytest.approx(response @ own @ response, rel=1e-9)
+    found = breakdown(model, data, statistics="score")
+    assert {k: v for k, v in found.components.items() if k != "statistics"} == {
+        k: v for k, v in exact.components.items() if k != "statistics"
+    }
     assert found.total**2 == pytest.approx(squares(found), rel=1e-12)
     assert found.total != found.uncertainty
     n = data[: model.config.nmaindata].sum()
@@ -168,7 +186,7 @@ def test_the_systematic_part_is_how_far_fluctuating_auxiliary_data_move_the_fit(
 
 def test_statistics_are_the_scatter_of_fits_to_resampled_data(analytic_model):
     n = 200
-    linear = breakdown(*analytic_model)
+    linear = breakdown(*analytic_model, statistics="score")
     drawn, again, other = (
         breakdown(*analytic_model, method="auxdata", bootstraps=n, seed=s, groups={"all": ["*"]}) for s in (3, 3, 4)
     )
@@ -282,11 +300,30 @@ def test_what_is_refused(analytic_model):
     model, data = analytic_model
     with pytest.raises(InvalidModel, match="did you mean 'freeze'"):
         breakdown(model, data, method="freez")
+    with pytest.raises(InvalidModel, match="did you mean 'score'"):
+        breakdown(model, data, statistics="scores")
     for method, bootstraps in (("covariance", 10), ("auxdata", 1)):
         with pytest.raises(InvalidModel, match="bootstraps by method"):
             breakdown(model, data, method=method, bootstraps=bootstraps)
     with pytest.raises(InvalidData, match="'mu' was held"):
         breakdown(model, data, fit=fit(model, data, fixed={"mu": 1.0}))
+
+
+def test_data_that_push_a_parameter_off_have_no_part_in_the_curvature():
+    """A rate that rises to both sides, and an excess: the constraint alone makes a minimum."""
+    spec = analytic.counting(1002, s=10.0, b=1000.0, bounds=(-10, 10))
+    spec["channels"][0]["samples"][1]["modifiers"] = [analytic.normsys("rate", 1.1, 1.1)]
+    model = Model.from_pyhf(pyhf.Workspace(spec).model())
+    data = [1002.0, 0.0]
+    best = fit(model, data, fixed={"mu": 0.0})
+    assert best["rate"].uncertainty > 1
+    found, score = (breakdown(model, data, poi="rate", fit=best, statistics=s) for s in ("hessian", "score"))
+    assert not found.valid
+    assert np.isnan([found["statistics"], found.total]).all()
+    assert "use statistics='score'" in found.message
+    assert load_result(found.to_json()).to_json() == found.to_json()
+    assert score.valid
+    assert score["statistics"] == pytest.approx(0, abs=1e-6)
 
 
 def test_refits_and_bootstraps_that_fail_are_told():

@@ -49,7 +49,7 @@ def test_twice_nll_at_random_points(published, rng):
 
 def test_cls(published):
     pdf, data, (observed, expected) = published
-    result = hypotest(pdf, data, 1.0, asymptotics="force")  # the formulas are what is compared, some regions have 5 events
+    result = hypotest(pdf, data, 1.0, asymptotics="force")  # of formulas, for regions with five events, too
     assert result.valid, result.message
     assert result.CLs == pytest.approx(observed, abs=2e-4)
     if expected is not None:

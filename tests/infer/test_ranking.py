@@ -191,8 +191,12 @@ def test_what_a_fit_held_stays_held(analytic_model):
     k = found.index("tilt")
     moved = fit(model, data, fixed={"norm": 0.4, "tilt": best["tilt"].value + best["tilt"].uncertainty}, hesse=False)
     assert found.up[k] == pytest.approx(moved["mu"].value - best["mu"].value, abs=2e-5)
-    changed = ranking(model, data, fit=best, method="auxdata")
-    assert set(changed.names) == set(found.names)
+    by_datum = ranking(model, data, fit=best, method="auxdata")
+    assert set(by_datum.names) == set(found.names)
+    changed = data.copy()
+    changed[model.config.nmaindata + measured_parameters(model).index("tilt")] += 1.0
+    moved = fit(model, changed, fixed={"norm": 0.4}, hesse=False)
+    assert by_datum.up[by_datum.index("tilt")] == pytest.approx(moved["mu"].value - best["mu"].value, abs=2e-5)
 
 
 def test_another_parameter_of_interest_and_a_constrained_one(analytic_model):

@@ -29,7 +29,7 @@ from nuratio.workspace.cache import load_or_train_all
 from nuratio.workspace.config import Config
 from nuratio.workspace.train import train_all
 
-OPTIONS = TrainingOptions(hidden=(16,), epochs=4, batch_size=64, learning_rate=2e-2, folds=2, ensemble=2)
+OPTIONS = TrainingOptions(hidden=(16,), epochs=2, batch_size=64, learning_rate=2e-2, folds=2, ensemble=2)
 GRID = np.linspace(-1.5, 2.5, 9)
 pytestmark = [
     pytest.mark.filterwarnings("ignore::nuratio.errors.StatisticsWarning"),
@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 
-def samples(n=1600):
+def samples(n=1200):
     rng = np.random.default_rng(1)
     w = np.where(np.arange(n) % 5 == 0, -1.0, 1.0)
     return {"a": EventSample(rng.normal(0, 1.5, n)), "b": EventSample(rng.normal(0.5, 1 + w / 4), w)}
@@ -54,7 +54,7 @@ def same(found, expected):
     assert found.report == expected.report
 
 
-@pytest.mark.parametrize("method", ["mixture", "rosmm", "pare", "rosmm_r"])
+@pytest.mark.parametrize("method", ["mixture", "pare", "rosmm_r"])
 def test_ratios_do_not_depend_on_the_executor(method):
     apart = learned(Serial(), method)
     together = learned(None, method)
@@ -72,14 +72,14 @@ def test_executors_of_all_kinds(dask):
 
 
 def test_networks_stop_together_as_in_one_process():
-    """What learns noise by heart stops; a network alone does so earlier than six together."""
+    """What learns noise by heart stops; a network alone does so earlier than four together."""
     x, y = torch.randn((400, 9), generator=torch.Generator().manual_seed(3)).split([8, 1], dim=1)
-    how = {"folds": 2, "ensemble": 3, "epochs": 60, "batch_size": 64, "learning_rate": 1e-2, "patience": 4}
+    how = {"folds": 2, "ensemble": 2, "epochs": 25, "batch_size": 64, "learning_rate": 3e-2, "patience": 1}
     options = TrainingOptions(**how, validation_fraction=0.5)
     splits = split_events(np.arange(400), options)
 
     def learn(executor):
-        networks, passes = NetworkStack([8, 32, 1], 6).initialise(torch.Generator().manual_seed(1), [0.0]), []
+        networks, passes = NetworkStack([8, 32, 1], 4).initialise(torch.Generator().manual_seed(1), [0.0]), []
 
         def loss(rows, members):
             passes.append(1)

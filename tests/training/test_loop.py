@@ -6,10 +6,10 @@ import torch
 
 from nuratio.data.split import fold_of
 from nuratio.errors import FitFailed, InvalidConfig, InvalidData
+from nuratio.parallel.progress import progress_bar
 from nuratio.ratios.network import NetworkStack
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.loop import _clip, fit_networks, split_events
-from nuratio.parallel.progress import progress_bar
 
 
 @pytest.mark.parametrize("ensemble", [1, 3])

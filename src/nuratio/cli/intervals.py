@@ -40,7 +40,7 @@ def interval(
 @click.command()
 @model_options
 @click.option("--parameters", type=(str, str), required=True, help="The two parameters.")
-@click.option("--level", "levels", type=float, multiple=True, help="Confidence level [default: 0.683, 0.954]. Repeatable.")
+@click.option("--level", "levels", type=float, multiple=True, help="[default: 0.683, 0.954] Repeatable.")
 @click.option("--points", type=click.IntRange(min=4), default=24, show_default=True, help="Across a contour.")
 @asymptotics_option
 def contour(

@@ -186,5 +186,5 @@ asymptotics_option = click.option(
     type=click.Choice(["check", "force"]),
     default="check",
     show_default=True,
-    help="Warn where asymptotic formulas do not hold, or do not look.",
+    help="Warn, or refuse, where asymptotic formulas do not hold; or do not look.",
 )

@@ -69,6 +69,13 @@ def ranking(opened: Opened, output: Path | None, method: Any, top: int | None, w
     help="Components, linear or by refits; or what is lost with groups held, alone or in turn.",
 )
 @click.option(
+    "--statistics",
+    type=click.Choice(["hessian", "score"]),
+    default="hessian",
+    show_default=True,
+    help="What the data contribute: their part of the curvature, or the scatter of their score.",
+)
+@click.option(
     "--bootstraps", type=click.IntRange(min=0), default=0, show_default=True, help="Fits that tell the statistics."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the bootstraps.")
@@ -78,6 +85,7 @@ def breakdown(
     output: Path | None,
     groups: dict[str, list[str]],
     method: Any,
+    statistics: Any,
     bootstraps: int,
     seed: int,
     workers: int | None,
@@ -86,7 +94,12 @@ def breakdown(
     from nuratio.infer.breakdown import breakdown as run
 
     _, model, data = opened
-    options: dict[str, Any] = {"bootstraps": bootstraps, "seed": seed, "executor": _pool(workers)}
+    options: dict[str, Any] = {
+        "statistics": statistics,
+        "bootstraps": bootstraps,
+        "seed": seed,
+        "executor": _pool(workers),
+    }
     result = run(model, data, groups, method=method, **options)
     click.echo(str(result), err=True)
     emit(result.to_json(), output)

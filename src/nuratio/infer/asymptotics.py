@@ -195,10 +195,10 @@ test_concerns.__test__ = False  # type: ignore[attr-defined]  # not one for pyte
 
 def interval_concerns(curve: "Curve", height: float) -> Iterator[Concern]:
     """Those of the intervals of one parameter, up to a height in 2 Delta ln L."""
-    fitter, k, best, remedy = curve.fitter, curve.k, curve.best, _REMEDIES["interval"]
-    low = [m for m in curve.minima if curve.rise(m) <= height]
+    fitter, k, best, remedy = curve.fitter, curve.k, curve.valleys.best, _REMEDIES["interval"]
+    low = [m for m in curve.valleys.in_order() if curve.valleys.rise(m) <= height]
     if len(low) > 1:
-        values = ", ".join(f"{m.theta[k]:.4g}" for m in sorted(low, key=curve.rise))
+        values = ", ".join(f"{m.theta[k]:.4g}" for m in low)
         yield Concern("several minima", f"the profile of {curve.parameter} has minima at {values}", remedy)
     yield from fit_concerns(fitter, best, k, remedy=remedy, handled=False)
 
@@ -232,18 +232,16 @@ def unidentified(fitter: "Fitter", null: Minimum, k: int) -> str:
 
     A nuisance counts if it has no constraint, and a direction of its own along which -2 ln L is flat over its range.
     """
-    free = ~fitter.fixed & ~null.at_bound & ~null.at_kink
+    free = ~fitter.fixed & ~null.at_kink
     free[k] = False
     low, high = np.array(fitter.bounds).T
     width = np.where(np.isnan(fitter.constraints[1]), np.minimum(high - low, 1e3), fitter.constraints[1])
     where = np.flatnonzero(free)
     if not np.isnan(fitter.constraints[1][where]).any():
         return ""
-    hessian = fitter.likelihood.derivatives(null.theta, hessian=True)[2][np.ix_(where, where)]
-    scaled = hessian * np.outer(width[where], width[where])
-    if not np.isfinite(scaled).all():
-        return ""
-    values, vectors = np.linalg.eigh(scaled)
+    hessian = fitter.likelihood.derivatives(null.theta, hessian=True)[2]
+    where = where[np.isfinite(hessian[np.ix_(where, where)]).all(axis=1)]  # not a square root at its bound
+    values, vectors = np.linalg.eigh(hessian[np.ix_(where, where)] * np.outer(width[where], width[where]))
     flat = np.abs(values) < _FLAT
     names = [
         fitter.names[j] for j, part in zip(where, vectors[:, flat], strict=True) if np.abs(part).max(initial=0) > 0.3

@@ -23,6 +23,7 @@ from nuratio.infer.fit import Fitter
 from nuratio.infer.intervals import chi2_heights, require_free
 from nuratio.infer.minimum import Minimum
 from nuratio.infer.results import FitResult, _array, _Result
+from nuratio.infer.valleys import LOWER, Valleys, lower
 
 __all__ = ["ContourResult", "contour"]
 
@@ -30,9 +31,9 @@ Floats = NDArray[np.float64]
 Node = tuple[int, int]
 Edge = tuple[int, int, int]  # axis along which it runs, and its lower node
 
-_LOWER = 1e-7  # of -2 ln L: what counts as another minimum
 _THIN = 0.1  # the narrowest region that the lattice is made for, as a share of its extent
 _COARSE = 12  # cells of the scan in each parameter
+_WELL_INSIDE = 0.7  # of the height: points of the region that chords do not cut off
 _MOST = 2000  # lattice cells in each parameter
 
 
@@ -46,8 +47,8 @@ class ContourResult(_Result):
     levels : tuple of float
         Confidence levels.
     pieces : tuple of tuples of ndarray, shape (n, 2)
-        The contours of each level, one for each separate piece; a closed one ends with its first point. Points lie on the
-        contour to 1e-7 in 2 Delta ln L; NaN where fits are not valid on the far side.
+        The contours of each level, one for each separate piece; a closed one ends with its first point. Points lie on
+        the contour to 1e-7 in 2 Delta ln L; NaN where fits are not valid on the far side.
     closed : tuple of tuples of bool
         Which pieces are closed; the others end at bounds of the parameters.
     minima : ndarray, shape (m, 2)
@@ -139,21 +140,22 @@ def contour(
     curves = [Curve(fitter, name, height=height, points=_COARSE + 1) for name in names]
     surface = _Surface(fitter, (names[0], names[1]), curves, height=height, points=points)
     surface.scan()
-    bestfit = fitter.result(surface.best)
+    bestfit = fitter.result(surface.valleys.best)
     problems = [] if bestfit.valid else [f"the best fit: {bestfit.message}"]
     traced = [surface.trace(h) for h in heights]
     problems += [problem for level, h in zip(traced, heights, strict=True) for problem in surface.problems(level, h)]
     if look:
         concerns = [c for curve in curves for c in interval_concerns(curve, height)]
         warn({str(c): c for c in concerns}.values(), stacklevel=2)
-    minima = sorted(surface.minima, key=surface.rise)
+    valleys = surface.valleys
+    minima = valleys.in_order()
     return ContourResult(
         parameters=(names[0], names[1]),
         levels=chosen,
         pieces=tuple(tuple(piece for piece, _ in level) for level in traced),
         closed=tuple(tuple(closed for _, closed in level) for level in traced),
         minima=np.array([m.theta[list(surface.k)] for m in minima]),
-        minima_rise=np.array([surface.rise(m) for m in minima]),
+        minima_rise=np.array([valleys.rise(m) for m in minima]),
         bestfit=bestfit,
         valid=not problems,
         message="; ".join(dict.fromkeys(problems)),
@@ -168,16 +170,15 @@ class _Surface:
     ) -> None:
         self.fitter, self.names = fitter, names
         self.k = (fitter.index(names[0]), fitter.index(names[1]))
-        self.minima: list[Minimum] = []
+        self.valleys = Valleys(fitter)
+        self.coarse: list[list[int]] = []
         self.nodes: dict[Node, Minimum] = {}
-        self._valid: dict[Minimum, bool] = {}
         for curve in curves:
-            for minimum in curve.minima:
+            for minimum in curve.valleys.minima:
                 self.found(minimum)
-        best = min((curve.best for curve in curves), key=lambda m: m.value)
-        thin = max(np.sqrt(1 - self._correlation(best) ** 2), _THIN)
+        thin = max(np.sqrt(1 - self._correlation(self.valleys.best) ** 2), _THIN)
         self.axes = [self._axis(curve, height, points / thin) for curve in curves]
-        self.seeds = [m for curve in curves for m in curve.points.values() if self.rise(m) <= height]
+        self.seeds = [m for curve in curves for m in curve.points.values() if self.valleys.rise(m) <= height]
 
     def _axis(self, curve: Curve, height: float, cells: float) -> Floats:
         """Lattice values of one parameter: over the whole region and beyond, or up to the bounds."""
@@ -197,33 +198,18 @@ class _Surface:
             return 0.0
         return float(covariance[p, q] / np.sqrt(covariance[p, p] * covariance[q, q]))
 
-    @property
-    def best(self) -> Minimum:
-        """The lowest minimum."""
-        return min(self.minima, key=lambda m: (not self.valid(m), m.value))
-
-    def valid(self, minimum: Minimum) -> bool:
-        """Whether a fit converged, where all densities are positive."""
-        if minimum not in self._valid:
-            self._valid[minimum] = minimum.valid and not self.fitter.likelihood.nonpositive(minimum.theta)
-        return self._valid[minimum]
-
-    def rise(self, minimum: Minimum) -> float:
-        """2 Delta ln L; infinite for a fit that is not valid."""
-        return minimum.value - self.best.value if self.valid(minimum) else float("inf")
-
     def found(self, minimum: Minimum) -> None:
         """Keep a local minimum that is none of the known ones."""
-        if not self.valid(minimum):
+        if not self.valleys.valid(minimum):
             return
-        for known in self.minima:
+        for known in self.valleys.minima:
             apart = (minimum.theta - known.theta)[list(self.k)]
             size = np.sqrt(2 / np.abs(known.curvature.diagonal()[list(self.k)]))
             if np.all(np.abs(apart) <= 0.1 * size) and abs(minimum.value - known.value) < 1e-3:
-                if minimum.value < known.value - _LOWER:
-                    self.minima[self.minima.index(known)] = minimum
+                if minimum.value < known.value - LOWER:
+                    self.valleys.minima[self.valleys.minima.index(known)] = minimum
                 return
-        self.minima.append(minimum)
+        self.valleys.minima.append(minimum)
 
     def place(self, node: Node) -> dict[str, float]:
         """The values of the parameters at a node."""
@@ -241,11 +227,11 @@ class _Surface:
             self._keep(node, minimum)
 
     def _keep(self, node: Node, minimum: Minimum) -> bool:
-        known = self.nodes.get(node)
-        if known is not None and (known.valid, -known.value) >= (minimum.valid, -minimum.value - _LOWER):
-            return False
-        self.nodes[node] = minimum
-        return True
+        """Keep the lower of two minima at a node; whether it is the new one."""
+        better = lower(minimum, self.nodes.get(node))
+        if better:
+            self.nodes[node] = minimum
+        return better
 
     def _near(self, node: Node) -> list[Minimum]:
         """Known minima to start from: neighbours on both sides; elsewhere the nearest ones."""
@@ -255,7 +241,7 @@ class _Surface:
         if len(found) > 1:
             return found
         scale = np.array([axis[1] - axis[0] for axis in self.axes])
-        known = [*self.nodes.values(), *self.seeds, *self.minima]
+        known = [*self.nodes.values(), *self.seeds, *self.valleys.minima]
         apart = np.array([m.theta[list(self.k)] for m in known]) - [
             axis[n] for axis, n in zip(self.axes, node, strict=True)
         ]
@@ -269,7 +255,7 @@ class _Surface:
         ]
         self.coarse = grid
         start = [
-            int(np.argmin(np.abs(axis[g] - self.best.theta[k])))
+            int(np.argmin(np.abs(axis[g] - self.valleys.best.theta[k])))
             for axis, g, k in zip(self.axes, grid, self.k, strict=True)
         ]
         everything = [(i, j) for i in range(len(grid[0])) for j in range(len(grid[1]))]
@@ -294,9 +280,9 @@ class _Surface:
                 for a, b in around
                 if 0 <= a < len(grid[0]) and 0 <= b < len(grid[1])
             ]
-            node = self.nodes[grid[0][i], grid[1][j]]
-            if node.value <= min(values):
-                self.found(self.fitter.minimum(near=node))
+            minimum = self.nodes[grid[0][i], grid[1][j]]
+            if minimum.value <= min(values):
+                self.found(self.fitter.minimum(near=minimum))
 
     def _coarse_edges(self) -> list[tuple[Node, Node]]:
         x, y = self.coarse
@@ -307,7 +293,7 @@ class _Surface:
 
     def inside(self, node: Node, level: float) -> bool:
         """Whether a node that is known lies in the region."""
-        return self.rise(self.nodes[node]) <= level
+        return self.valleys.rise(self.nodes[node]) <= level
 
     def trace(self, level: float) -> list[tuple[Floats, bool]]:
         """The contours at a height: points (n, 2), and whether the piece is closed."""
@@ -333,8 +319,8 @@ class _Surface:
         for a, b in self._coarse_edges():
             if self.inside(a, level) != self.inside(b, level):
                 starts.append(self._bisected(a, b, level))
-        for minimum in self.minima:
-            if self.rise(minimum) > level:
+        for minimum in self.valleys.minima:
+            if self.valleys.rise(minimum) > level:
                 continue
             i, j = (
                 int(np.clip(np.searchsorted(axis, minimum.theta[k]) - 1, 0, len(axis) - 2))
@@ -383,7 +369,7 @@ class _Surface:
             name: float(axis[n] + axis[n + 1]) / 2 for name, axis, n in zip(self.names, self.axes, cell, strict=True)
         }
         found = self.fitter.beside([(middle, self.nodes[node]) for node in corners])
-        joined = self.rise(min(found, key=lambda m: (not m.valid, m.value))) <= level
+        joined = self.valleys.rise(min(found, key=lambda m: (not m.valid, m.value))) <= level
         if joined == within[0]:  # the corner (i, j) and its opposite are connected
             return [(edges[0], edges[1]), (edges[2], edges[3])]
         return [(edges[3], edges[0]), (edges[1], edges[2])]
@@ -396,7 +382,7 @@ class _Surface:
         fixed = self.place(ends[0])
         curve = self._along(axis, fixed, near)
         heights = [
-            Height(self.place(end)[self.names[axis]], self.rise(m), float(m.gradient[self.k[axis]]))
+            Height(self.place(end)[self.names[axis]], self.valleys.rise(m), float(m.gradient[self.k[axis]]))
             for end, m in zip(ends, near, strict=True)
         ]
         below, above = sorted(heights, key=lambda h: h.rise)
@@ -410,7 +396,7 @@ class _Surface:
         def height(value: float) -> Height:
             place = {**fixed, self.names[axis]: value}
             lowest = min(self.fitter.beside([(place, m) for m in near]), key=lambda m: (not m.valid, m.value))
-            return Height(value, self.rise(lowest), float(lowest.gradient[self.k[axis]]))
+            return Height(value, self.valleys.rise(lowest), float(lowest.gradient[self.k[axis]]))
 
         return height
 
@@ -424,11 +410,17 @@ class _Surface:
             for end in () if closed else (points[0], points[-1]):
                 if not any(value in limits for value, limits in zip(end, bounds, strict=True)):
                     found.append(f"a contour ends at {end[0]:.4g}, {end[1]:.4g}, which is no bound")
-        for minimum in self.minima:
-            at = minimum.theta[list(self.k)]
-            alone = all(closed and not _encloses(points, at) for points, closed in pieces)
-            if self.rise(minimum) < level and alone and pieces:
-                found.append(f"the region around {at[0]:.4g}, {at[1]:.4g} is too thin for the lattice: more points")
+        if all(closed for _, closed in pieces):
+            for fit in (*self.valleys.minima, *self.seeds):
+                at = fit.theta[list(self.k)]
+                if (
+                    self.valleys.rise(fit) < _WELL_INSIDE * level
+                    and sum(_encloses(points, at) for points, _ in pieces) % 2 == 0
+                ):
+                    found.append(
+                        f"{at[0]:.4g}, {at[1]:.4g} is not within a contour: too thin for the lattice, take more points"
+                    )
+                    break
         return found
 
 
@@ -453,7 +445,7 @@ def _chains(segments: dict[Edge, list[Edge]]) -> list[list[Edge]]:
 
 
 def _encloses(polygon: Floats, point: Floats) -> bool:
-    """Whether a closed polygon (n, 2) encloses a point: rays cross it an odd number of times."""
+    """Whether a closed polygon (n, 2) encloses a point: a ray crosses it an odd number of times."""
     a, b = polygon[:-1] - point, polygon[1:] - point
     straddles = (a[:, 1] > 0) != (b[:, 1] > 0)
     with np.errstate(all="ignore"):

@@ -61,10 +61,10 @@ def crossing(curve: Callable[[float], Height], level: float, below: Height, abov
 
 
 def _newton(level: float, below: Height, above: Height) -> float:
-    """Newton's step in the square root of the rise, from the closer end; NaN if there is none."""
+    """Newton's step in the square root of the rise, from the closer end that has a slope; NaN if none has."""
     root = np.sqrt(level)
-    end = min((below, above), key=lambda h: abs(np.sqrt(max(h.rise, 0.0)) - root))
-    height = np.sqrt(max(end.rise, 0.0))
-    if end.slope == 0 or height == 0 or not np.isfinite(end.slope) or not np.isfinite(height):
-        return float("nan")
-    return float(end.at + (root - height) * 2 * height / end.slope)
+    for end in sorted((below, above), key=lambda h: abs(np.sqrt(max(h.rise, 0.0)) - root)):
+        height = np.sqrt(max(end.rise, 0.0))
+        if end.slope != 0 and height > 0 and np.isfinite(end.slope) and np.isfinite(height):
+            return float(end.at + (root - height) * 2 * height / end.slope)
+    return float("nan")

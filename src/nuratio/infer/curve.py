@@ -17,12 +17,12 @@ from nuratio.infer.crossing import Height, crossing
 from nuratio.infer.fit import Fitter, cancellation
 from nuratio.infer.minimum import Minimum
 from nuratio.infer.profile import profile
+from nuratio.infer.valleys import LOWER, Valleys, lower
 
 __all__ = ["Curve"]
 
 Floats = NDArray[np.float64]
 
-_LOWER = 1e-7  # of -2 ln L: what counts as another minimum
 _ROUNDS = 10
 _MISS = 0.05  # of the height, or of one unit: how well a cubic has to predict the middle of a segment
 _SAME = 1e-4  # of a segment: two minima that close are one
@@ -44,7 +44,7 @@ class Curve:
     ----------
     points : dict
         Value -> conditional minimum.
-    minima : list of Minimum
+    valleys : Valleys
         The local minima that were found, of any height.
 
     Raises
@@ -57,13 +57,12 @@ class Curve:
         self.fitter, self.parameter, self.height = fitter, parameter, height
         self.k = fitter.index(parameter)
         self.low, self.high = fitter.bounds[self.k]
-        self.minima: list[Minimum] = []
+        self.valleys = Valleys(fitter)
         self.points: dict[float, Minimum] = {}
-        self._valid: dict[Minimum, bool] = {}
         self._tried: set[float] = set()
         self._smooth: set[tuple[float, float]] = set()
         free = fitter.minimum()
-        if not self.valid(free):
+        if not self.valleys.valid(free):
             lines = fitter.likelihood.nonpositive(free.theta)
             raise FitFailed(f"the free fit is not valid: {cancellation(lines) if lines else free.message}")
         self._found(free)
@@ -74,27 +73,12 @@ class Curve:
         self._outwards(free)
         self._settle()
         self._afresh()
-        self._valleys()
+        self._look()
         self._refine()
         inside = [at for at, rise, _ in self.heights() if rise <= height]
         self.add(np.linspace(min(inside), max(inside), points).tolist())
-        self._valleys()
+        self._look()
         self._refine()
-
-    @property
-    def best(self) -> Minimum:
-        """The lowest of the minima; of the valid ones, if there are any."""
-        return min(self.minima, key=lambda m: (not self.valid(m), m.value))
-
-    def valid(self, minimum: Minimum) -> bool:
-        """Whether a fit converged, where all densities are positive."""
-        if minimum not in self._valid:
-            self._valid[minimum] = minimum.valid and not self.fitter.likelihood.nonpositive(minimum.theta)
-        return self._valid[minimum]
-
-    def rise(self, minimum: Minimum) -> float:
-        """2 Delta ln L of a minimum with respect to the best one; infinite if it is not valid."""
-        return minimum.value - self.best.value if self.valid(minimum) else float("inf")
 
     def heights(self) -> list[Height]:
         """All points, in increasing order."""
@@ -128,19 +112,18 @@ class Curve:
 
     def _height(self, value: float) -> Height:
         minimum = self.points[value]
-        return Height(value, self.rise(minimum), float(minimum.gradient[self.k]))
+        return Height(value, self.valleys.rise(minimum), float(minimum.gradient[self.k]))
 
     def _keep(self, value: float, minimum: Minimum) -> bool:
         """Keep the lower of two minima at a value; whether it is the new one."""
-        known = self.points.get(value)
-        if known is not None and (known.valid, -known.value) >= (minimum.valid, -minimum.value - _LOWER):
-            return False
-        self.points[value] = minimum
-        return True
+        better = lower(minimum, self.points.get(value))
+        if better:
+            self.points[value] = minimum
+        return better
 
     def _found(self, minimum: Minimum) -> None:
         """A free minimum is a point of the curve, too."""
-        self.minima.append(minimum)
+        self.valleys.minima.append(minimum)
         self._keep(float(minimum.theta[self.k]), minimum)
 
     def _outwards(self, minimum: Minimum) -> None:
@@ -152,7 +135,7 @@ class Curve:
             while at != bound:
                 at, reach = float(np.clip(at + side * reach, self.low, self.high)), 1.5 * reach
                 self.add([at])
-                if self.rise(self.points[at]) > self.height:
+                if self.valleys.rise(self.points[at]) > self.height:
                     break
 
     def _sigma(self, minimum: Minimum) -> float:
@@ -177,15 +160,15 @@ class Curve:
             changed = {held[self.parameter] for (held, _), m in found if self._keep(held[self.parameter], m)}
 
     def _afresh(self) -> None:
-        """Conditional fits from the start values, at both ends of what is below the height: other minima may be there."""
+        """Conditional fits from the start values, at both ends of what is below the height: for other minima there."""
         heights = self.heights()
         inside = [i for i, h in enumerate(heights) if h.rise <= self.height]
         ends = {heights[max(inside[0] - 1, 0)].at, heights[min(inside[-1] + 1, len(heights) - 1)].at}
-        fits = {value: self.fitter.minimum(fixed={self.parameter: value}) for value in ends}
-        if any([self._keep(value, minimum) for value, minimum in fits.items()]):
+        kept = [self._keep(value, self.fitter.minimum(fixed={self.parameter: value})) for value in ends]
+        if any(kept):
             self._settle()
 
-    def _valleys(self) -> None:
+    def _look(self) -> None:
         """A free fit wherever the points say that there is a minimum."""
         while new := self._candidates():
             for low, start, high in new:
@@ -194,17 +177,17 @@ class Curve:
                 minimum = near if self._at_minimum(near) else self.fitter.minimum(near=near)
                 at = float(minimum.theta[self.k])
                 close = max(_SAME * (high - low), 1e-2 * self._sigma(minimum))
-                known = [m for m in self.minima if abs(m.theta[self.k] - at) <= close]
-                if self.valid(minimum) and all(minimum.value < m.value - _LOWER for m in known):
-                    self.minima = [m for m in self.minima if all(m is not other for other in known)]
+                known = [m for m in self.valleys.minima if abs(m.theta[self.k] - at) <= close]
+                if self.valleys.valid(minimum) and all(minimum.value < m.value - LOWER for m in known):
+                    self.valleys.minima = [m for m in self.valleys.minima if all(m is not other for other in known)]
                     self._found(minimum)
-                    if self.rise(minimum) <= self.height:
+                    if self.valleys.rise(minimum) <= self.height:
                         self._outwards(minimum)
 
     def _candidates(self) -> list[tuple[float, float, float]]:
         """Points lower than their neighbours, and the lower ends of segments whose slopes point inwards."""
         heights = [h for h in self.heights() if np.isfinite(h.rise)]
-        minima = {float(m.theta[self.k]) for m in self.minima}
+        minima = {float(m.theta[self.k]) for m in self.valleys.minima}
         found = []
         for i, h in enumerate(heights):
             left, right = heights[max(i - 1, 0)], heights[min(i + 1, len(heights) - 1)]
@@ -233,7 +216,7 @@ class Curve:
                 expected = (a.rise + b.rise) / 2 + (b.at - a.at) * (a.slope - b.slope) / 8  # cubic Hermite
                 if abs(middle.rise - expected) <= _MISS * max(1.0, middle.rise):
                     self._smooth |= {(a.at, middle.at), (middle.at, b.at)}
-            self._valleys()
+            self._look()
 
     def _rough(self, a: Height, b: Height) -> bool:
         """Whether a segment may hide something below the height, or a hill above it."""

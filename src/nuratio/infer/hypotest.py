@@ -137,6 +137,7 @@ class Tester:
         else:
             shift = root - root_asimov
         cl_sb, cl_b = float(norm.sf(shift + root_asimov)), float(norm.sf(shift))
+        log_ratio = norm.logsf(shift + root_asimov) - norm.logsf(shift)  # where both are too small for a number
         if self.test_stat == "q0":
             expected = [float(norm.sf(root_asimov - n)) for n in _SIGMAS]
         else:
@@ -149,7 +150,7 @@ class Tester:
             test_stat=self.test_stat,
             statistic=float(q),
             asimov_statistic=float(q_asimov),
-            CLs=cl_sb / cl_b,
+            CLs=cl_sb / cl_b if cl_b > 0 else float(np.exp(log_ratio)),
             CLsb=cl_sb,
             CLb=cl_b,
             CLs_expected=tuple(expected),

@@ -139,13 +139,13 @@ def interval(
     height = (np.sqrt(height) + 1) ** 2 if width is None else height
     curve = Curve(fitter, parameter, height=float(height), points=points)
     pieces = [curve.pieces(h) for h in heights]
-    bestfit = fitter.result(curve.best)
+    bestfit = fitter.result(curve.valleys.best)
     problems = [] if bestfit.valid else [f"the best fit: {bestfit.message}"]
     if not np.isfinite([end for found in pieces for piece in found for end in piece]).all():
         problems.append("conditional fits are not valid beyond an end that was not found")
     if look:
         warn(interval_concerns(curve, max(heights)), stacklevel=2)
-    minima = sorted(curve.minima, key=lambda m: curve.rise(m))
+    minima = curve.valleys.in_order()
     profile = [h for h in curve.heights() if np.isfinite(h.rise)]
     return IntervalResult(
         parameter=parameter,
@@ -153,7 +153,7 @@ def interval(
         pieces=tuple(pieces),
         at_bound=tuple(tuple((low == curve.low, high == curve.high) for low, high in found) for found in pieces),
         minima=np.array([m.theta[curve.k] for m in minima]),
-        minima_rise=np.array([curve.rise(m) for m in minima]),
+        minima_rise=np.array([curve.valleys.rise(m) for m in minima]),
         values=np.array([h.at for h in profile]),
         delta_twice_nll=np.array([h.rise for h in profile]),
         bestfit=bestfit,

@@ -376,7 +376,7 @@ class _Scan:
 
 def _require_same_layout(label: str, model: Any, first: Any, poi: str) -> None:
     """Raise if a model has other parameters, channels or tables of events than the first one."""
-    same = {
+    same: dict[str, Callable[[Any], Any]] = {
         "parameters": lambda m: list(m.config.par_names),
         "numbers of data": lambda m: (dict(m.config.channel_nbins), int(m.config.nauxdata)),
         "observed and pool events": lambda m: {n: (len(c.observed), len(c.pool)) for n, c in m.unbinned.items()},

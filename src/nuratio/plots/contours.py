@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def contours(
             )
         )
     x, y = contour.minima.T
-    options = {"linestyle": "none", "color": color, "zorder": 4}
+    options: Any = {"linestyle": "none", "color": color, "zorder": 4}
     (bestfit,) = ax.plot(
         x[:1],
         y[:1],

@@ -1,6 +1,7 @@
 """The profile of -2 ln L with the confidence intervals that it gives, in one piece or several."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ class IntervalArtists:
     ----------
     ax : Axes
     curve : Line2D
-        2 Delta ln L.
+        2 Delta ln L, up to somewhat above the largest level (NaN beyond, where the legend is).
     pieces : tuple of tuples of PolyCollection
         The shaded intervals of each level, in the order of the result.
     levels : tuple of Line2D
@@ -84,8 +85,8 @@ def interval_profile(
             1.01, height, f"{100 * interval.levels[n]:g}%",
             va="center", transform=ax.get_yaxis_transform(), fontproperties=font(ax),
         )  # fmt: skip
-    (curve,) = ax.plot(x, y, color="black", linewidth=2)
-    style = {"linestyle": "none", "color": "black", "markersize": 9, "clip_on": False, "zorder": 4}
+    (curve,) = ax.plot(x, np.where(y <= top, y, np.nan), color="black", linewidth=2)
+    style: Any = {"linestyle": "none", "color": "black", "markersize": 9, "clip_on": False, "zorder": 4}
     others = interval.minima_rise[1:] <= top
     (minima,) = ax.plot(
         interval.minima[1:][others], interval.minima_rise[1:][others], "o", markerfacecolor="white", **style
@@ -106,7 +107,6 @@ def interval_profile(
 
 
 def _bracket(piece: tuple[float, float], at_bound: tuple[bool, bool]) -> str:
-    """An interval as text: ``[0.61, 1.42]``, an end at a bound with a bar."""
-    low, high = (number(end) for end in piece)
+    """An interval as text: ``[0.61, 1.42]``, an end at a bound with a bar, one that was not found as ``?``."""
+    low, high = (number(end) if np.isfinite(end) else "?" for end in piece)
     return f"{'|' if at_bound[0] else '['}{low}, {high}{'|' if at_bound[1] else ']'}"
-
