@@ -184,7 +184,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a run of some seconds")
     args = parser.parse_args(arguments)
     if args.quick:
-        args.background, args.signal, args.shapes, args.sets = 20_000, 10_000, 10_000, 1
+        args.background, args.signal, args.shapes, args.sets = 10_000, 5_000, 5_000, 1
         args.seeds, args.coverage = args.seeds[:1], 1
     if args.simulations:
         args.sets = args.simulations  # one each

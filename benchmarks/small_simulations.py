@@ -30,7 +30,6 @@ from nuratio.infer.nuisance import with_simulation_nuisance
 from nuratio.infer.results import FitResult
 from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.options import TrainingOptions
-from nuratio.ratios.shape import ShapeEstimator
 from nuratio.training.replicas import with_replicas
 from nuratio.training.shape import SHAPE_OPTIONS, train_shapes
 from nuratio.training.train import train
@@ -43,7 +42,6 @@ Floats = NDArray[np.float64]
 Rates = Mapping[str, Mapping[str, tuple[float, float]]]
 
 DIRECTIONS = {"explained": 0.95, "most": 10}
-_OTHER = 1_000_000  # from a seed to that of other events
 
 
 @dataclass(frozen=True)
@@ -148,15 +146,6 @@ class Learned:
 
 def learn(seed: int, settings: Settings) -> Learned:
     """Simulate, and train ratios and shapes with the same events."""
-    samples, shapes, rates = learn_shapes(seed, settings)
-    ratio = train(samples, reference="background", seed=seed, options=settings.ratio, progress=False)
-    return Learned(samples, ratio, shapes, rates)
-
-
-def learn_shapes(
-    seed: int, settings: Settings
-) -> tuple[dict[str, EventSample], dict[str, ShapeEstimator], dict[str, dict[str, tuple[float, float]]]]:
-    """Simulate, and train shapes: nominal events, networks, rates."""
     samples, shapes, rates = {}, {}, {}
     for number, (sample, n) in enumerate({"signal": settings.signal, "background": settings.background}.items()):
         nominal, varied = simulate(np.random.default_rng([seed, 3, number]), sample, n)
@@ -164,7 +153,8 @@ def learn_shapes(
         shapes[sample] = train_shapes(nominal, varied, name=sample, seed=seed, options=settings.shape, progress=False)
         total = {(k, a): v.events.total / nominal.total for v in varied for k, a in v.alpha.items()}
         rates[sample] = {k: (total[k, 1.0], total[k, -1.0]) for k in NUISANCES[sample]}
-    return samples, shapes, rates
+    ratio = train(samples, reference="background", seed=seed, options=settings.ratio, progress=False)
+    return Learned(samples, ratio, shapes, rates)
 
 
 @dataclass(frozen=True)
@@ -187,15 +177,22 @@ class Found:
     valid: bool
 
 
-def fitted(analysis: Workspace) -> Found:
-    """Fit everything, and compare with mu = 1."""
+def fitted(analysis: Workspace, simulation: float | None = None) -> Found:
+    """Fit everything, and compare with mu = 1; ``simulation`` is the error of mu that the analysis has as a nuisance.
+
+    The fit at mu = 1 starts at the nominal point and at the best fit, from which the nuisance can lead to mu = 1 alone:
+    there may be a minimum on either side of mu = 0.
+    """
     model = analysis.model(threads=1)
     data = analysis.data(model)
     free = fit(model, data)
-    fixed = fit(model, data, fixed={"mu": 1.0}, hesse=False)
-    mu = free["mu"]
-    rise = fixed.twice_nll - free.twice_nll
-    return Found(mu.value, mu.uncertainty, mu.simulation, rise, free.valid and fixed.valid)
+    mu, best = free["mu"], dict(zip(free.names, free.bestfit.tolist(), strict=True))
+    if simulation is not None:
+        best["simulation"] += (mu.value - 1) / simulation
+    starts: tuple[dict[str, float], ...] = ({}, {name: value for name, value in best.items() if name != "mu"})
+    fixed = [fit(model, data, fixed={"mu": 1.0}, init=start, hesse=False) for start in starts]
+    rise = min(f.twice_nll for f in fixed if f.valid or f is fixed[0]) - free.twice_nll
+    return Found(mu.value, mu.uncertainty, mu.simulation, rise, free.valid and any(f.valid for f in fixed))
 
 
 def expected(analysis: Workspace) -> FitResult:
@@ -213,15 +210,11 @@ class Replica:
     predicted, predicted_exact : float
         Error of mu from the simulation, from Asimov data, with learned and with exact shapes.
     fits : dict of str to Found
-    learning, total : float
-        Seconds of simulation and training, and of everything.
     """
 
     predicted: float
     predicted_exact: float
     fits: dict[str, Found]
-    learning: float
-    total: float
 
 
 KINDS = {
@@ -235,44 +228,43 @@ KINDS = {
 
 
 def replica(
-    seed: int, settings: Settings, own: NDArray[np.float32], common: NDArray[np.float32], rates: Rates
+    learned: Learned, others: Learned, own: NDArray[np.float32], common: NDArray[np.float32], rates: Rates, draws: int
 ) -> Replica:
-    """Simulate, train, predict the error, and only then take data; ``rates`` are exact ones."""
-    torch.set_num_threads(1)
-    start = perf_counter()
-    learned = learn(seed, settings)
-    learning = perf_counter() - start
+    """Predict the error, and only then take data; ``rates`` are exact ones, ``others`` learned from other events."""
     exact = replace(learned, shapes={sample: ExactShape(sample) for sample in NUISANCES}, rates=rates)
-    _, shapes, other = learn_shapes(seed + _OTHER, settings)
-    directed = replace(learned, ratio=with_replicas(learned.ratio, learned.samples, draws=settings.draws))
+    directed = replace(learned, ratio=with_replicas(learned.ratio, learned.samples, draws=draws))
     plain, of_exact = learned.workspace(own), exact.workspace(own)
     asimov = expected(plain)
-    analyses = {
-        "learned": plain,
-        "nuisance": with_simulation_nuisance(plain, asimov),
-        "physical": with_simulation_nuisance(learned.workspace(own, lowest=0.0), asimov),
-        "directions": directed.workspace(own, DIRECTIONS),
-        "exact shapes": of_exact,
-        "other shapes": replace(learned, shapes=shapes, rates=other).workspace(own),
-        "common": learned.workspace(common),
+    error = asimov["mu"].simulation
+    fits = {
+        "learned": fitted(plain),
+        "nuisance": fitted(with_simulation_nuisance(plain, asimov), error),
+        "physical": fitted(with_simulation_nuisance(learned.workspace(own, lowest=0.0), asimov), error),
+        "directions": fitted(directed.workspace(own, DIRECTIONS)),
+        "exact shapes": fitted(of_exact),
+        "other shapes": fitted(replace(learned, shapes=others.shapes, rates=others.rates).workspace(own)),
+        "common": fitted(learned.workspace(common)),
     }
-    fits = {kind: fitted(analysis) for kind, analysis in analyses.items()}
-    predicted = asimov["mu"].simulation, expected(of_exact)["mu"].simulation
-    return Replica(*predicted, fits, learning, perf_counter() - start)
+    return Replica(error, expected(of_exact)["mu"].simulation, fits)
 
 
 def simulations(
     library: Library, sets: Sequence[NDArray[np.int64]], exact: Sequence[Fitted], rates: Rates, settings: Settings
 ) -> Section:
     """A simulation for every data set, which all fit the first one too, with the exact fits of the same data."""
-    found = []
+    torch.set_num_threads(1)
+    found, seconds, others, common = [], [], learn(0, settings), library.x[sets[0]]
     for seed, events in enumerate(sets, 1):
-        found.append(replica(seed, settings, library.x[events], library.x[sets[0]], rates))
-        print(f"{seed}: exact {exact[seed - 1]}, {found[-1]}", file=sys.stderr, flush=True)
-    return section(found, exact, settings)
+        start = perf_counter()
+        learned = learn(seed, settings)
+        seconds.append(perf_counter() - start)
+        found.append(replica(learned, others, library.x[events], common, rates, settings.draws))
+        others = learned
+        print(f"{seed}: {seconds[-1]:.0f} s, exact {exact[seed - 1]}, {found[-1]}", file=sys.stderr, flush=True)
+    return section(found, exact, settings, float(np.median(seconds)))
 
 
-def section(found: Sequence[Replica], exact: Sequence[Fitted], settings: Settings) -> Section:
+def section(found: Sequence[Replica], exact: Sequence[Fitted], settings: Settings, seconds: float) -> Section:
     """How far from the exact minimum, and how often intervals hold what they should."""
     truth = Columns.of(exact)
     predicted = np.array([r.predicted for r in found])
@@ -319,7 +311,6 @@ def section(found: Sequence[Replica], exact: Sequence[Fitted], settings: Setting
         "with data": np.sqrt(np.mean(learned.simulation**2)),
         "at data": np.mean(np.abs(learned.mu - truth.mu) <= learned.simulation),
         "common held": np.mean(np.abs(common) <= predicted),
-        "seconds": np.median([r.learning for r in found]),
         "exact, mu +- sigma": of_exact[0],
         "exact, 2 dlnL": of_exact[1],
     }
@@ -339,7 +330,7 @@ def section(found: Sequence[Replica], exact: Sequence[Fitted], settings: Setting
         f"mu-hat as learned minus that with exact derivatives has an rms of {spreads['from exact derivatives']:.3f}; "
         f"minus that with shapes from other events {spreads['from other events']:.3f}, divided by 2^(1/2). "
         f"Fits that are not valid: {failed} of {len(fits) * len(found)}. Simulation and training take "
-        f"{spreads['seconds']:.0f} s on one thread."
+        f"{seconds:.0f} s on one thread."
     )
     header = (
         "likelihood",

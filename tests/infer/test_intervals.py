@@ -171,6 +171,23 @@ def test_narrow_valleys_far_apart():
     np.testing.assert_allclose(result.minima_rise, [0, 0.5], atol=1e-6)
 
 
+@pytest.mark.parametrize("points", [3, 5, 31])
+def test_a_hill_between_few_points_is_seen(points):
+    """The scan is refined where the profile is not what its neighbours say."""
+
+    def hill(theta):
+        return float(0.1 * theta[0] ** 2 + 3 * np.exp(-((theta[0] - 1.1) ** 2) / 0.18))
+
+    model = Surface(Function(hill), ["x"], [-1.0], [(-10.0, 10.0)])
+    result = interval(model, [], points=points, asymptotics="force")
+    grid = np.linspace(-4, 4, 801)
+    height = min(map(hill, grid[:, None])) + HEIGHTS[0]
+    sides = np.flatnonzero(np.diff(np.sign([hill([x]) - height for x in grid])))
+    ends = [brentq(lambda x: hill([x]) - height, *grid[i : i + 2]) for i in sides]
+    np.testing.assert_allclose(np.ravel(result.pieces[0]), ends, atol=1e-3)
+    assert len(result.pieces[0]) == 2
+
+
 # --- what cannot be done
 
 
@@ -188,6 +205,8 @@ def test_wrong_requests_are_named(analytic_model):
     fixed.config.suggested_fixed = lambda: [True, False]
     with pytest.raises(InvalidModel, match="'a' is fixed"):
         interval(fixed, [])
+    with pytest.raises(InvalidModel, match=r"'mu' needs finite bounds, its are \[0, inf\]"):
+        interval(model, data, bounds={"mu": (0.0, np.inf)})
 
 
 def test_without_a_valid_fit_there_is_no_interval():

@@ -11,7 +11,7 @@ from nuratio.infer.injection import inject
 from nuratio.infer.neyman import critical_value, neyman
 from nuratio.infer.results import load_result
 from nuratio.infer.toy_tests import toy_hypotest, toy_limit, toy_significance
-from nuratio.infer.toys import hypothesis_point
+from nuratio.infer.toys import draw_toy, hypothesis_point, toys
 from nuratio.parallel.tasks import Serial
 
 TOYS = {"executor": Serial(), "progress": False}
@@ -144,3 +144,24 @@ def test_an_injection_is_found_with_its_bias():
     assert load_result(found.to_json()).to_json() == found.to_json()
     own = inject(model, model.expected_actualdata(hypothesis_point(model, {"mu": 2.0}, None)), {"mu": 2.0}, 10, **TOYS)
     assert (own.bias, own.bias_error) == (pytest.approx(0.0, abs=1e-4), 0.0)
+
+
+def test_statistics_of_toys_are_those_of_the_closed_form():
+    """n ~ Pois(mu s + b), a ~ N((b - 50) / 7, 1): the conditional fit is the root of a quadratic equation."""
+    s, b0, sigma, mu = 10.0, 50.0, 7.0, 2.0
+    model = counting(s, b0, error=sigma)
+    point = hypothesis_point(model, {"mu": mu}, np.array([45.0, 0.0]))
+    found = toys(model, point, 150, tests=[("qtilde", mu)], seed=9, **TOYS)
+    assert found.valid, found.message
+    n, aux = np.array([draw_toy(model, point, i, seed=9) for i in range(150)]).T
+    a = b0 + sigma * aux
+
+    def profiled(mu):
+        half = a + mu * s - sigma**2
+        rate = (half + np.sqrt(half**2 + 4 * n * sigma**2)) / 2
+        return 2 * (rate - n * np.log(rate)) + ((a - rate + mu * s) / sigma) ** 2
+
+    best = (n - a) / s
+    free = np.where(best < 0, profiled(0.0), 2 * (n - n * np.log(n)))
+    expected = np.where(best > mu, 0.0, np.maximum(profiled(mu) - free, 0))
+    assert found.statistics[:, 0] == pytest.approx(expected, abs=1e-5)

@@ -117,7 +117,7 @@ def contour(
     Raises
     ------
     InvalidModel
-        Not two parameters, or one that is fixed; a level outside (0, 1).
+        Not two parameters, or one that is fixed or has no finite bounds; a level outside (0, 1).
     UnknownName
         A parameter that does not exist.
     FitFailed
@@ -168,7 +168,7 @@ class _Surface:
     def __init__(
         self, fitter: Fitter, names: tuple[str, str], curves: Sequence[Curve], *, height: float, points: int
     ) -> None:
-        self.fitter, self.names = fitter, names
+        self.fitter, self.names, self.height = fitter, names, height
         self.k = (fitter.index(names[0]), fitter.index(names[1]))
         self.valleys = Valleys(fitter)
         self.coarse: list[list[int]] = []
@@ -267,6 +267,8 @@ class _Surface:
         while changed:
             moves, where = [], []
             for node, other in self._coarse_edges():
+                if min(self.valleys.rise(self.nodes[n]) for n in (node, other)) > 2 * self.height:
+                    continue
                 for a, b in ((node, other), (other, node)):
                     if a in changed:
                         moves.append((self.place(b), self.nodes[a]))

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nuratio.errors import FitFailed
+from nuratio.errors import FitFailed, InvalidModel
 from nuratio.infer.crossing import Height, crossing
 from nuratio.infer.fit import Fitter, cancellation
 from nuratio.infer.minimum import Minimum
@@ -49,6 +49,8 @@ class Curve:
 
     Raises
     ------
+    InvalidModel
+        Bounds that are not finite.
     FitFailed
         The free fit is not valid.
     """
@@ -57,6 +59,11 @@ class Curve:
         self.fitter, self.parameter, self.height = fitter, parameter, height
         self.k = fitter.index(parameter)
         self.low, self.high = fitter.bounds[self.k]
+        if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
+            raise InvalidModel(
+                f"a scan of {parameter!r} needs finite bounds, its are [{self.low:.6g}, {self.high:.6g}]; give "
+                f"bounds={{{parameter!r}: ...}}"
+            )
         self.valleys = Valleys(fitter)
         self.points: dict[float, Minimum] = {}
         self._tried: set[float] = set()
@@ -66,10 +73,9 @@ class Curve:
             lines = fitter.likelihood.nonpositive(free.theta)
             raise FitFailed(f"the free fit is not valid: {cancellation(lines) if lines else free.message}")
         self._found(free)
-        if np.isfinite([self.low, self.high]).all():
-            grid = np.linspace(self.low, self.high, points)
-            for value, minimum in zip(grid.tolist(), profile(fitter, parameter, grid, [free]), strict=True):
-                self._keep(value, minimum)
+        grid = np.linspace(self.low, self.high, points)
+        for value, minimum in zip(grid.tolist(), profile(fitter, parameter, grid, [free]), strict=True):
+            self._keep(value, minimum)
         self._outwards(free)
         self._settle()
         self._afresh()

@@ -115,7 +115,7 @@ def interval(
     Raises
     ------
     InvalidModel
-        A level outside (0, 1); a parameter that is fixed.
+        A level outside (0, 1); a parameter that is fixed, or has no finite bounds.
     UnknownName
         A parameter that does not exist.
     FitFailed
