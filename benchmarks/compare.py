@@ -21,7 +21,7 @@ from typing import Any
 from measure import Section, machine
 
 from nuratio.errors import NuratioWarning
-from nuratio.infer.compare import CompareResult, compare
+from nuratio.infer.binned.compare import CompareResult, compare
 from nuratio.parallel.tasks import Serial
 from nuratio.workspace.build import build
 from nuratio.workspace.config import Config

@@ -32,7 +32,7 @@ from measure import Section
 from numpy.typing import NDArray
 
 from nuratio.errors import NuratioWarning
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.build import build
 from nuratio.workspace.config import Config

@@ -18,7 +18,7 @@ from one_channel import one_channel
 
 from nuratio.data.sample import EventSample
 from nuratio.data.varied import Term, VariedSample
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
 from nuratio.ratios.table import RatioTable
 from nuratio.training.shape import train_shapes

@@ -26,10 +26,10 @@ from measure import Section
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from nuratio.infer.coverage import coverage, grid_points
-from nuratio.infer.intervals import interval
-from nuratio.infer.neyman import NeymanResult, neyman
-from nuratio.infer.toys import proportion, toys
+from nuratio.infer.profiles.intervals import interval
+from nuratio.infer.toys.coverage import coverage, grid_points
+from nuratio.infer.toys.neyman import NeymanResult, neyman
+from nuratio.infer.toys.toys import proportion, toys
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import Workspace

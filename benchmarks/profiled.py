@@ -33,7 +33,7 @@ from varied_minimum import NUISANCES, REACH, Fitted, density, derivatives, gener
 
 from nuratio.data.varied import Term
 from nuratio.errors import NuratioWarning
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.ratios.table import RatioTable
 from nuratio.training.shape import SHAPE_OPTIONS, train_shapes
 from nuratio.workspace.exponent import exponent_entry

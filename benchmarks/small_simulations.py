@@ -25,8 +25,8 @@ from varied_minimum import NUISANCES, REACH, Fitted, derivatives, simulate
 
 from nuratio.data.sample import EventSample
 from nuratio.data.varied import Term
-from nuratio.infer.fit import fit
-from nuratio.infer.nuisance import with_simulation_nuisance
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.nuisance import with_simulation_nuisance
 from nuratio.infer.results import FitResult
 from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.options import TrainingOptions

@@ -28,7 +28,7 @@ from measure import Section, interleave
 from numpy.typing import NDArray
 from scipy.stats import ncx2
 
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.model.interpolation import MULTIPLICATIVE
 from nuratio.training.surface import Surface, fit_surface
 from nuratio.workspace.workspace import Workspace

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from nuratio.data.sample import EventSample
 from nuratio.data.varied import VariedSample
 from nuratio.errors import NuratioWarning
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.training.shape import train_shapes
 from nuratio.workspace.build import assemble
 from nuratio.workspace.config import Config

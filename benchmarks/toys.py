@@ -27,9 +27,9 @@ from problem import Problem, Size
 from scipy.stats import norm
 
 import nuratio
-from nuratio.infer.hypotest import Tester, hypotest, significance
-from nuratio.infer.toy_tests import toy_hypotest, toy_significance
-from nuratio.infer.toys import ToyResult, toys
+from nuratio.infer.hypotheses.hypotest import Tester, hypotest, significance
+from nuratio.infer.toys.p_values import toy_hypotest, toy_significance
+from nuratio.infer.toys.toys import ToyResult, toys
 from nuratio.model.model import Model
 from nuratio.parallel.tasks import Serial
 from nuratio.ratios.table import RatioTable

@@ -26,8 +26,8 @@ from one_channel import one_channel
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import NuratioWarning
-from nuratio.infer.fit import fit
-from nuratio.infer.nuisance import with_simulation_nuisance
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.nuisance import with_simulation_nuisance
 from nuratio.ratios.estimator import RatioEstimator, split_by_sign
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.table import RatioTable

@@ -146,7 +146,7 @@ show(nuratio.plots.profile(nuratio.scan(model, observed, points=21), parameter_l
 # The fitted model, integrated over the pool of simulated events, against the data:
 
 # %%
-from nuratio.infer.projection import project
+from nuratio.infer.binned.projection import project
 
 drawn = project(model, observed, best, "SR", "ln_mll", 25)
 show(nuratio.plots.stack(drawn, log=True, feature_label=r"$\ln(m_{\ell\ell}$ / GeV)"), "signal_region")

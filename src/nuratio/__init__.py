@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from nuratio.data.parquet import read_parquet
     from nuratio.data.root import read_root
     from nuratio.data.sample import EventSample
-    from nuratio.infer.asymptotics import check_asymptotics
-    from nuratio.infer.breakdown import breakdown
-    from nuratio.infer.compare import compare
-    from nuratio.infer.contour import contour
-    from nuratio.infer.coverage import coverage
-    from nuratio.infer.fit import fit
-    from nuratio.infer.goodness import goodness_of_fit
-    from nuratio.infer.hypotest import hypotest, significance
-    from nuratio.infer.injection import inject
-    from nuratio.infer.intervals import interval
-    from nuratio.infer.limits import upper_limit
-    from nuratio.infer.look_elsewhere import global_significance, scan_significance
-    from nuratio.infer.neyman import neyman
-    from nuratio.infer.ranking import ranking
-    from nuratio.infer.scan import scan
-    from nuratio.infer.toy_tests import toy_hypotest, toy_limit, toy_significance
-    from nuratio.infer.toys import toys
+    from nuratio.infer.binned.compare import compare
+    from nuratio.infer.fitting.asymptotics import check_asymptotics
+    from nuratio.infer.fitting.fit import fit
+    from nuratio.infer.goodness.goodness import goodness_of_fit
+    from nuratio.infer.hypotheses.hypotest import hypotest, significance
+    from nuratio.infer.hypotheses.limits import upper_limit
+    from nuratio.infer.hypotheses.look_elsewhere import global_significance, scan_significance
+    from nuratio.infer.impacts.breakdown import breakdown
+    from nuratio.infer.impacts.ranking import ranking
+    from nuratio.infer.profiles.contour import contour
+    from nuratio.infer.profiles.intervals import interval
+    from nuratio.infer.profiles.scan import scan
+    from nuratio.infer.toys.coverage import coverage
+    from nuratio.infer.toys.injection import inject
+    from nuratio.infer.toys.neyman import neyman
+    from nuratio.infer.toys.p_values import toy_hypotest, toy_limit, toy_significance
+    from nuratio.infer.toys.toys import toys
     from nuratio.model.model import Model
     from nuratio.model.sharded import sharded
     from nuratio.ratios.estimator import RatioEstimator
@@ -47,32 +47,32 @@ _HOME = {
     "RatioEstimator": "nuratio.ratios.estimator",
     "RatioTable": "nuratio.ratios.table",
     "Workspace": "nuratio.workspace.workspace",
-    "breakdown": "nuratio.infer.breakdown",
-    "check_asymptotics": "nuratio.infer.asymptotics",
-    "compare": "nuratio.infer.compare",
-    "contour": "nuratio.infer.contour",
-    "coverage": "nuratio.infer.coverage",
-    "fit": "nuratio.infer.fit",
-    "global_significance": "nuratio.infer.look_elsewhere",
-    "goodness_of_fit": "nuratio.infer.goodness",
-    "hypotest": "nuratio.infer.hypotest",
-    "inject": "nuratio.infer.injection",
-    "interval": "nuratio.infer.intervals",
-    "neyman": "nuratio.infer.neyman",
-    "ranking": "nuratio.infer.ranking",
+    "breakdown": "nuratio.infer.impacts.breakdown",
+    "check_asymptotics": "nuratio.infer.fitting.asymptotics",
+    "compare": "nuratio.infer.binned.compare",
+    "contour": "nuratio.infer.profiles.contour",
+    "coverage": "nuratio.infer.toys.coverage",
+    "fit": "nuratio.infer.fitting.fit",
+    "global_significance": "nuratio.infer.hypotheses.look_elsewhere",
+    "goodness_of_fit": "nuratio.infer.goodness.goodness",
+    "hypotest": "nuratio.infer.hypotheses.hypotest",
+    "inject": "nuratio.infer.toys.injection",
+    "interval": "nuratio.infer.profiles.intervals",
+    "neyman": "nuratio.infer.toys.neyman",
+    "ranking": "nuratio.infer.impacts.ranking",
     "read_parquet": "nuratio.data.parquet",
     "read_root": "nuratio.data.root",
-    "scan": "nuratio.infer.scan",
-    "scan_significance": "nuratio.infer.look_elsewhere",
+    "scan": "nuratio.infer.profiles.scan",
+    "scan_significance": "nuratio.infer.hypotheses.look_elsewhere",
     "sharded": "nuratio.model.sharded",
-    "significance": "nuratio.infer.hypotest",
-    "toy_hypotest": "nuratio.infer.toy_tests",
-    "toy_limit": "nuratio.infer.toy_tests",
-    "toy_significance": "nuratio.infer.toy_tests",
-    "toys": "nuratio.infer.toys",
+    "significance": "nuratio.infer.hypotheses.hypotest",
+    "toy_hypotest": "nuratio.infer.toys.p_values",
+    "toy_limit": "nuratio.infer.toys.p_values",
+    "toy_significance": "nuratio.infer.toys.p_values",
+    "toys": "nuratio.infer.toys.toys",
     "train": "nuratio.training.train",
     "train_parametrised": "nuratio.training.parametrised",
-    "upper_limit": "nuratio.infer.limits",
+    "upper_limit": "nuratio.infer.hypotheses.limits",
 }
 
 __all__ = [

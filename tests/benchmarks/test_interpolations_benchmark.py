@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.model.interpolation import ADDITIVE, MULTIPLICATIVE
 
 CODES = (*MULTIPLICATIVE, *ADDITIVE)

@@ -11,7 +11,7 @@ from analytic import workspace
 from nuratio.checks.minimum import minimum_check, with_one_network
 from nuratio.checks.positivity import nonpositive_share, positivity_checks
 from nuratio.checks.report import CheckReport
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.workspace.build import assemble
 from nuratio.workspace.config import Config
 from nuratio.workspace.train import train_all

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import analytic
 from command_line import run
 from nuratio.cli.main import cli
-from nuratio.infer.goodness import GOODNESS_TESTS
+from nuratio.infer.goodness.goodness import GOODNESS_TESTS
 from nuratio.infer.results import load_result
 from nuratio.parallel.tasks import Serial
 from nuratio.workspace.workspace import Workspace

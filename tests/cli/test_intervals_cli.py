@@ -10,8 +10,8 @@ import analytic
 from command_line import run
 from nuratio.cli.main import cli
 from nuratio.errors import AsymptoticsWarning
-from nuratio.infer.contour import ContourResult
-from nuratio.infer.intervals import IntervalResult, interval
+from nuratio.infer.profiles.contour import ContourResult
+from nuratio.infer.profiles.intervals import IntervalResult, interval
 from nuratio.infer.results import load_result
 from nuratio.workspace.workspace import Workspace
 

@@ -8,8 +8,8 @@ import pytest
 import analytic
 from command_line import run
 from nuratio.cli.main import cli
-from nuratio.infer.breakdown import breakdown
-from nuratio.infer.ranking import ranking
+from nuratio.infer.impacts.breakdown import breakdown
+from nuratio.infer.impacts.ranking import ranking
 from nuratio.workspace.workspace import Workspace
 
 

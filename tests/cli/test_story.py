@@ -14,8 +14,8 @@ from command_line import run
 from nuratio.cli.main import cli
 from nuratio.demo.exact import ExactLikelihood
 from nuratio.demo.generator import write_ntuples
-from nuratio.infer.fit import fit
-from nuratio.infer.limits import upper_limit
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.infer.results import load_result
 
 EVENTS = {"sm": (60_000, 60_000, 30_000), "interference": (6_000, 30_000, 30_000), "newphys": (3_000, 15_000, 25_000)}
@@ -210,7 +210,7 @@ def test_the_other_questions(workspace, tmp_path):
 def test_pyhf_gives_the_same_cls(workspace):
     import pyhf
 
-    from nuratio.infer.hypotest import hypotest
+    from nuratio.infer.hypotheses.hypotest import hypotest
     from nuratio.workspace.workspace import Workspace
 
     ws = Workspace.load(workspace)

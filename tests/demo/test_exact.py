@@ -7,7 +7,7 @@ from nuratio.demo.drellyan import CR, SR, densities, density, efficiency_factor,
 from nuratio.demo.exact import ExactLikelihood
 from nuratio.demo.generator import pseudo_experiment
 from nuratio.errors import InvalidData, InvalidModel, NonPositiveDensity
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 
 POINTS = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (1.4, 0.8, -0.6), (0.3, -1.5, 2.0)]
 

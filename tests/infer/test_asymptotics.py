@@ -7,12 +7,12 @@ from surfaces import interference, squared
 
 import analytic
 from nuratio.errors import AsymptoticsWarning, InvalidModel
-from nuratio.infer.asymptotics import check_asymptotics, informative_events
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import hypotest, significance
-from nuratio.infer.intervals import interval
-from nuratio.infer.limits import upper_limit
-from nuratio.infer.toy_tests import toy_limit
+from nuratio.infer.fitting.asymptotics import check_asymptotics, informative_events
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import hypotest, significance
+from nuratio.infer.hypotheses.limits import upper_limit
+from nuratio.infer.profiles.intervals import interval
+from nuratio.infer.toys.p_values import toy_limit
 from nuratio.parallel.tasks import Serial
 from nuratio.workspace.workspace import Workspace
 
@@ -289,6 +289,6 @@ def test_a_model_with_many_pool_events_is_looked_at_in_part(monkeypatch):
     model = ws.model()
     theta = np.array(model.config.suggested_init())
     whole = informative_events(model, theta, along(model, "mu"))
-    monkeypatch.setattr("nuratio.infer.asymptotics._POOL", 4_000)
+    monkeypatch.setattr("nuratio.infer.fitting.asymptotics._POOL", 4_000)
     assert informative_events(model, theta, along(model, "mu")) == pytest.approx(whole, rel=0.1)
     assert informative_events(model, theta, along(model, "mu")) != whole

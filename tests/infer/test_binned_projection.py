@@ -9,10 +9,10 @@ from rewriting import rewritten
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.binned_projection import BinnedProjection
-from nuratio.infer.fit import fit
-from nuratio.infer.histogram import EventBins
-from nuratio.infer.projection import project
+from nuratio.infer.binned.binned_projection import BinnedProjection
+from nuratio.infer.binned.histogram import EventBins
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import Workspace
 

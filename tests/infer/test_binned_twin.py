@@ -6,8 +6,8 @@ import pytest
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.binned_twin import binned_twin, point
-from nuratio.infer.discriminant import discriminant
+from nuratio.infer.binned.binned_twin import binned_twin, point
+from nuratio.infer.binned.discriminant import discriminant
 from nuratio.workspace.workspace import Workspace
 
 EDGES = {"SR": np.linspace(1, 9, 9)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nuratio.errors import InvalidModel
-from nuratio.infer.binning import MEASURES, FineBins, merged, optimal_bins, quantile_edges
+from nuratio.infer.binned.binning import MEASURES, FineBins, merged, optimal_bins, quantile_edges
 
 
 def made(rng, bins, parameters):

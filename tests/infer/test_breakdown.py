@@ -10,9 +10,9 @@ from discrete import workspace as discrete
 
 import analytic
 from nuratio.errors import InvalidData, InvalidModel, UnknownName
-from nuratio.infer.breakdown import BreakdownResult, breakdown
-from nuratio.infer.fit import fit
-from nuratio.infer.fluctuations import score_variances
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.breakdown import BreakdownResult, breakdown
+from nuratio.infer.impacts.fluctuations import score_variances
 from nuratio.infer.results import load_result
 from nuratio.model.model import Model
 from nuratio.workspace.workspace import Workspace

@@ -6,12 +6,12 @@ import pytest
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer import compare as module
-from nuratio.infer.binned_twin import binned_twin, point
-from nuratio.infer.compare import ComparedAnalysis, CompareResult, compare
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import significance
-from nuratio.infer.limits import upper_limit
+from nuratio.infer.binned import compare as module
+from nuratio.infer.binned.binned_twin import binned_twin, point
+from nuratio.infer.binned.compare import ComparedAnalysis, CompareResult, compare
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import significance
+from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.infer.results import load_result
 from nuratio.parallel.tasks import Serial
 from nuratio.workspace.workspace import Workspace

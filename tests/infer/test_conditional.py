@@ -5,12 +5,12 @@ import pyhf
 import pytest
 
 import analytic
-from nuratio.infer.corrector import correct
-from nuratio.infer.fit import Fitter, fit
-from nuratio.infer.minimize import follow, minimize
-from nuratio.infer.newton import newton
-from nuratio.infer.objective import Evaluations
-from nuratio.infer.scan import scan
+from nuratio.infer.fitting.corrector import correct
+from nuratio.infer.fitting.fit import Fitter, fit
+from nuratio.infer.fitting.minimize import follow, minimize
+from nuratio.infer.fitting.newton import newton
+from nuratio.infer.fitting.objective import Evaluations
+from nuratio.infer.profiles.scan import scan
 from nuratio.model.likelihood import Likelihood
 from nuratio.model.model import Model
 from nuratio.model.unbinned import EventTerm

@@ -6,9 +6,9 @@ from surfaces import Surface, squared
 
 import analytic
 from nuratio.errors import AsymptoticsWarning, InvalidModel, UnknownName
-from nuratio.infer.contour import contour
-from nuratio.infer.fit import fit
-from nuratio.infer.intervals import interval
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.profiles.contour import contour
+from nuratio.infer.profiles.intervals import interval
 from nuratio.infer.results import load_result
 from objectives import Function, Quadratic
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nuratio.infer.crossing import TOLERANCE, Height, crossing
+from nuratio.infer.profiles.crossing import TOLERANCE, Height, crossing
 
 
 class Curve:

@@ -3,7 +3,7 @@ import pytest
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.discriminant import OBSERVABLES, discriminant
+from nuratio.infer.binned.discriminant import OBSERVABLES, discriminant
 from nuratio.workspace.workspace import Workspace
 
 

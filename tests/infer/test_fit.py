@@ -7,8 +7,8 @@ from iminuit import Minuit
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.fit import fit, fixed_poi_fit
-from nuratio.infer.scan import scan
+from nuratio.infer.fitting.fit import fit, fixed_poi_fit
+from nuratio.infer.profiles.scan import scan
 from nuratio.workspace.workspace import Workspace
 
 

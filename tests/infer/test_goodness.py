@@ -8,9 +8,9 @@ from scipy.stats import chi2, poisson
 
 import analytic
 from nuratio.errors import InvalidModel, NonPositiveDensity
-from nuratio.infer import goodness
-from nuratio.infer.fit import fit
-from nuratio.infer.goodness import goodness_of_fit
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.goodness import goodness
+from nuratio.infer.goodness.goodness import goodness_of_fit
 from nuratio.infer.results import load_result
 from nuratio.model.model import Model
 from nuratio.parallel.tasks import Serial

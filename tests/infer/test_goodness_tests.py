@@ -9,11 +9,11 @@ from scipy.stats import cramervonmises, kstest
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.discriminant import discriminant
-from nuratio.infer.fit import fit
-from nuratio.infer.goodness import GOODNESS_TESTS, goodness_of_fit
+from nuratio.infer.binned.discriminant import discriminant
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.goodness.goodness import GOODNESS_TESTS, goodness_of_fit
+from nuratio.infer.goodness.slices import Slices
 from nuratio.infer.results import GoodnessOfFit, load_result
-from nuratio.infer.slices import Slices
 from nuratio.parallel.tasks import Serial
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import Workspace

@@ -5,8 +5,8 @@ from scipy.stats import norm
 
 import analytic
 from nuratio.errors import InvalidModel
-from nuratio.infer.hypotest import hypotest, significance
-from nuratio.infer.limits import upper_limit
+from nuratio.infer.hypotheses.hypotest import hypotest, significance
+from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.workspace.workspace import Workspace
 
 

@@ -10,8 +10,8 @@ import pytest
 import analytic
 from nuratio.checks.impacts import asimov_impacts
 from nuratio.errors import InvalidData, UnknownName
-from nuratio.infer.fit import fit
-from nuratio.infer.impacts import Impacts, impacts, shape_impacts
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.impacts import Impacts, impacts, shape_impacts
 from nuratio.infer.results import load_result
 from nuratio.workspace.workspace import Workspace
 

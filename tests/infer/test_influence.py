@@ -6,8 +6,8 @@ from discrete import CELL, SHAPES, Channel, Events, simulate, workspace
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.fit import fit
-from nuratio.infer.influence import influence, simulation_covariance, simulation_covariances
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.influence import influence, simulation_covariance, simulation_covariances
 
 AT = {"mu": 1.3, "tilt": 1.0, "norm": -0.3}
 STEP = 0.02  # of a weight

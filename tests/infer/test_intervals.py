@@ -6,8 +6,8 @@ from surfaces import Surface, interference, poisson_ends, squared
 
 import analytic
 from nuratio.errors import AsymptoticsWarning, FitFailed, InvalidModel, UnknownName
-from nuratio.infer.fit import fit
-from nuratio.infer.intervals import interval
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.profiles.intervals import interval
 from nuratio.infer.results import load_result
 from nuratio.workspace.workspace import Workspace
 from objectives import Function

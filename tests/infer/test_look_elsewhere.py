@@ -6,9 +6,9 @@ from scipy.stats import norm
 
 import analytic
 from nuratio.errors import AsymptoticsWarning, FitFailed, InvalidModel
-from nuratio.infer import look_elsewhere
-from nuratio.infer.hypotest import significance
-from nuratio.infer.look_elsewhere import global_significance, gross_vitells, scan_significance, upcrossings
+from nuratio.infer.hypotheses import look_elsewhere
+from nuratio.infer.hypotheses.hypotest import significance
+from nuratio.infer.hypotheses.look_elsewhere import global_significance, gross_vitells, scan_significance, upcrossings
 from nuratio.infer.results import load_result
 from nuratio.parallel.tasks import Serial
 from nuratio.workspace.workspace import Workspace

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import nuratio.infer.minimize as module
-from nuratio.infer.migrad import minuit
-from nuratio.infer.minimize import minimize
+import nuratio.infer.fitting.minimize as module
+from nuratio.infer.fitting.migrad import minuit
+from nuratio.infer.fitting.minimize import minimize
 from objectives import Counting, Exponentials, Function, Quadratic
 
 N = np.array([30.0, 400.0, 5.0])

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from nuratio.infer.newton import box_step, newton
-from nuratio.infer.objective import Evaluations
+from nuratio.infer.fitting.newton import box_step, newton
+from nuratio.infer.fitting.objective import Evaluations
 from objectives import Exponentials, Function, Quadratic
 
 

@@ -6,8 +6,8 @@ from scipy.integrate import quad
 
 import analytic
 from nuratio.errors import InvalidModel, UnknownName
-from nuratio.infer.fit import fit
-from nuratio.infer.projection import project
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit
 from nuratio.model.model import Model
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyhf
 import pytest
 
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import hypotest
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import hypotest
 from nuratio.model.model import Model
 
 FOLDER = Path(__file__).parents[2] / ".." / "shared" / "data" / "workspaces" / "sbottom_multib"

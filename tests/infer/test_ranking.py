@@ -10,10 +10,10 @@ import pytest
 
 import analytic
 from nuratio.errors import InvalidData, InvalidModel, UnknownName
-from nuratio.infer.fit import fit
-from nuratio.infer.fluctuations import score_variances
-from nuratio.infer.ranking import RankingResult, ranking
-from nuratio.infer.refits import Refits
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.fluctuations import score_variances
+from nuratio.infer.impacts.ranking import RankingResult, ranking
+from nuratio.infer.impacts.refits import Refits
 from nuratio.infer.results import load_result
 from nuratio.model.model import Model
 from nuratio.parallel.tasks import own_pool

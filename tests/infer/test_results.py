@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from nuratio.errors import InvalidData, UnknownName
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import hypotest, significance
-from nuratio.infer.limits import upper_limit
-from nuratio.infer.projection import project
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import hypotest, significance
+from nuratio.infer.hypotheses.limits import upper_limit
+from nuratio.infer.profiles.scan import scan
 from nuratio.infer.results import load_result
-from nuratio.infer.scan import scan
 
 MAKERS = {
     "fit": lambda m, d: fit(m, d, minos=["mu"]),

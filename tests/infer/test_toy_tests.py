@@ -6,12 +6,12 @@ from counting import counting
 from scipy.stats import norm, poisson
 
 from nuratio.errors import InvalidModel
-from nuratio.infer.coverage import coverage, grid_points
-from nuratio.infer.injection import inject
-from nuratio.infer.neyman import critical_value, neyman
 from nuratio.infer.results import load_result
-from nuratio.infer.toy_tests import toy_hypotest, toy_limit, toy_significance
-from nuratio.infer.toys import draw_toy, hypothesis_point, toys
+from nuratio.infer.toys.coverage import coverage, grid_points
+from nuratio.infer.toys.injection import inject
+from nuratio.infer.toys.neyman import critical_value, neyman
+from nuratio.infer.toys.p_values import toy_hypotest, toy_limit, toy_significance
+from nuratio.infer.toys.toys import draw_toy, hypothesis_point, toys
 from nuratio.parallel.tasks import Serial
 
 TOYS = {"executor": Serial(), "progress": False}

@@ -9,9 +9,9 @@ from counting import counting
 import analytic
 import nuratio
 from nuratio.errors import FitFailed, InvalidData, InvalidModel
-from nuratio.infer import toys as module
 from nuratio.infer.results import load_result
-from nuratio.infer.toys import ToyResult, draw_toy, fingerprint, proportion, toys
+from nuratio.infer.toys import toys as module
+from nuratio.infer.toys.toys import ToyResult, draw_toy, fingerprint, proportion, toys
 from nuratio.parallel.tasks import Serial
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import Workspace

@@ -11,10 +11,10 @@ import pytest
 
 import analytic
 from nuratio.errors import InvalidModel
-from nuratio.infer.fit import fit
-from nuratio.infer.goodness import goodness_of_fit
-from nuratio.infer.hypotest import significance
-from nuratio.infer.projection import project
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.goodness.goodness import goodness_of_fit
+from nuratio.infer.hypotheses.hypotest import significance
 from nuratio.interop.cabinetry import exact_derivatives, figure_config, projected
 from nuratio.interop.optimizer import Optimizer
 from nuratio.model.model import Model

@@ -5,8 +5,8 @@ import pyhf
 import pytest
 
 import analytic
-from nuratio.infer.fit import fit
-from nuratio.infer.ranking import ranking
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.ranking import ranking
 
 
 def spec():

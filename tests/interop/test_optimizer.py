@@ -13,9 +13,9 @@ from scipy.optimize import OptimizeResult
 
 import analytic
 from nuratio.errors import InvalidModel
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import hypotest
-from nuratio.infer.limits import upper_limit
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import hypotest
+from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.interop.optimizer import Optimizer, exact_derivatives
 from nuratio.model.likelihood import Likelihood
 from nuratio.model.model import Model

@@ -18,9 +18,9 @@ from pyhf.infer.intervals import upper_limits
 import analytic
 from analytic import normsys
 from nuratio.errors import InvalidModel
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import hypotest
-from nuratio.infer.limits import upper_limit
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import hypotest
+from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.interop.optimizer import exact_derivatives
 from nuratio.model.model import Model
 from nuratio.workspace.workspace import Workspace

@@ -9,8 +9,8 @@ from scipy.integrate import quad
 
 import analytic
 from nuratio.errors import InvalidModel, InvalidWorkspace, NonPositiveDensity
-from nuratio.infer.fit import fit
-from nuratio.infer.projection import project
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import Workspace

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import analytic
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.model.kernels.kernel import Kernel
 from nuratio.model.unbinned import PoolSum
 from nuratio.parallel.parcel import pack

@@ -10,11 +10,11 @@ import pytest
 
 import analytic
 from nuratio.errors import InvalidModel, NonPositiveDensity, PoolDensityWarning
-from nuratio.infer.fit import fit
-from nuratio.infer.hypotest import hypotest
-from nuratio.infer.influence import simulation_covariance
-from nuratio.infer.limits import upper_limit
-from nuratio.infer.scan import scan
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.hypotest import hypotest
+from nuratio.infer.hypotheses.limits import upper_limit
+from nuratio.infer.impacts.influence import simulation_covariance
+from nuratio.infer.profiles.scan import scan
 from nuratio.model.sharded import sharded
 from nuratio.model.simulation import Simulation
 from nuratio.parallel.tasks import Serial, own_pool, run_tasks

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import analytic
-from nuratio.infer.toys import toys
+from nuratio.infer.toys.toys import toys
 from nuratio.parallel.tasks import Serial
 
 OPTIONS = {"tests": [("qtilde", 1.0)], "seed": 5, "progress": False}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nuratio.errors import InvalidData
-from nuratio.infer.compare import ComparedAnalysis, CompareResult
+from nuratio.infer.binned.compare import ComparedAnalysis, CompareResult
 from nuratio.plots import comparison, save_plot
 
 

@@ -5,9 +5,9 @@ import pytest
 from handmade import make_fit
 from matplotlib.colors import to_rgb
 
-from nuratio.infer.contour import ContourResult
-from nuratio.infer.intervals import IntervalResult
-from nuratio.infer.look_elsewhere import GlobalSignificance, SignificanceScan
+from nuratio.infer.hypotheses.look_elsewhere import GlobalSignificance, SignificanceScan
+from nuratio.infer.profiles.contour import ContourResult
+from nuratio.infer.profiles.intervals import IntervalResult
 from nuratio.plots import contours, interval_profile, local_p_values, save_plot
 from nuratio.plots.look import GREEN, YELLOW
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from nuratio.errors import InvalidData
-from nuratio.infer.breakdown import BreakdownResult
-from nuratio.infer.ranking import RankingResult
+from nuratio.infer.impacts.breakdown import BreakdownResult
+from nuratio.infer.impacts.ranking import RankingResult
 from nuratio.plots import components, impacts
 from nuratio.plots.save import save_plot
 

@@ -4,10 +4,10 @@ import pytest
 from scipy.stats import chi2
 
 from infer.counting import counting
-from nuratio.infer.coverage import coverage as count
-from nuratio.infer.neyman import neyman
-from nuratio.infer.toy_tests import toy_limit
-from nuratio.infer.toys import toys
+from nuratio.infer.toys.coverage import coverage as count
+from nuratio.infer.toys.neyman import neyman
+from nuratio.infer.toys.p_values import toy_limit
+from nuratio.infer.toys.toys import toys
 from nuratio.parallel.tasks import Serial
 from nuratio.plots import belt, cls_scan, coverage, save_plot, toy_statistic
 

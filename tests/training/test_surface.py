@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 import analytic
 from nuratio.errors import InvalidData
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.interop.hs3 import from_hs3, to_hs3
 from nuratio.model.expression import Dual, Expression
 from nuratio.training.gaussian_process import Conditioned, Rows, correlation, log_posterior

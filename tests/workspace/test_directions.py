@@ -9,9 +9,9 @@ import uproot
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import InvalidConfig, InvalidData, StatisticsWarning
-from nuratio.infer.fit import fit
-from nuratio.infer.influence import simulation_covariance
-from nuratio.infer.nuisance import with_simulation_nuisance
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.influence import simulation_covariance
+from nuratio.infer.impacts.nuisance import with_simulation_nuisance
 from nuratio.ratios.estimator import fluctuations
 from nuratio.ratios.options import TrainingOptions
 from nuratio.training.replicas import with_replicas

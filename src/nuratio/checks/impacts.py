@@ -9,8 +9,8 @@ import numpy as np
 
 from nuratio.checks.report import Check, Ranking
 from nuratio.errors import InvalidModel, NonPositiveDensity
-from nuratio.infer.fit import fit
-from nuratio.infer.impacts import impacts, shape_impacts
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.impacts.impacts import impacts, shape_impacts
 
 __all__ = ["asimov_impacts"]
 

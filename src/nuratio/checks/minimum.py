@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nuratio.checks.report import Check, Shifts
 from nuratio.checks.reweighting import keeping_shares
 from nuratio.data.split import fold_of
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.infer.results import FitResult
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.channel import anchor_columns, event_columns, shape_columns

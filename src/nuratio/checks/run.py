@@ -17,7 +17,7 @@ from nuratio.checks.support import support_checks
 from nuratio.checks.systematics import systematics
 from nuratio.checks.two_sample import two_sample_checks
 from nuratio.data.sample import EventSample
-from nuratio.infer.fit import fit
+from nuratio.infer.fitting.fit import fit
 from nuratio.ratios.estimator import RatioEstimator
 from nuratio.workspace.build import assemble
 from nuratio.workspace.config import Config

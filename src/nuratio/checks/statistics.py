@@ -1,14 +1,14 @@
 """The check of the statistics: is the simulation large enough for the result?
 
 Networks that pass every other check still carry the fluctuations of the events they learned from. What these do to the
-best fit is known without training again (`nuratio.infer.influence`).
+best fit is known without training again (`nuratio.infer.impacts.influence`).
 """
 
 import math
 from typing import Any
 
 from nuratio.checks.report import Check
-from nuratio.infer.influence import simulation_covariances
+from nuratio.infer.impacts.influence import simulation_covariances
 from nuratio.infer.results import FitResult
 
 __all__ = ["simulation_check"]

@@ -66,8 +66,8 @@ def compare(
     save_binned: Path | None,
 ) -> None:
     """Compare the unbinned analysis of WORKSPACE with binned ones of the same events; a table on stderr."""
-    from nuratio.infer.binned_twin import binned_twin
-    from nuratio.infer.compare import compare as run
+    from nuratio.infer.binned.binned_twin import binned_twin
+    from nuratio.infer.binned.compare import compare as run
 
     workspace, model, data = opened
     measurement = context.params["measurement"]

@@ -24,7 +24,7 @@ def fit(
     minos: tuple[str, ...],
 ) -> None:
     """Maximum-likelihood fit of WORKSPACE; the POI with its errors on stderr."""
-    from nuratio.infer.fit import fit as run
+    from nuratio.infer.fitting.fit import fit as run
 
     _, model, data = opened
     result = run(model, data, fixed=fix, minos=minos)
@@ -48,7 +48,7 @@ def scan(
     """Profile-likelihood scan of one parameter."""
     import numpy as np
 
-    from nuratio.infer.scan import scan as run
+    from nuratio.infer.profiles.scan import scan as run
 
     _, model, data = opened
     values = None if limits is None else np.linspace(*limits, points).tolist()
@@ -70,8 +70,8 @@ def cls(
     asymptotics: str,
 ) -> None:
     """CLs of one POI value, observed and expected: asymptotic, or counted in toys."""
-    from nuratio.infer.hypotest import hypotest
-    from nuratio.infer.toy_tests import toy_hypotest
+    from nuratio.infer.hypotheses.hypotest import hypotest
+    from nuratio.infer.toys.p_values import toy_hypotest
 
     _, model, data = opened
     if by_toys is not None:
@@ -95,8 +95,8 @@ def limit(
     asymptotics: str,
 ) -> None:
     """CLs upper limit on the POI, observed and expected: asymptotic, or counted in toys."""
-    from nuratio.infer.limits import upper_limit
-    from nuratio.infer.toy_tests import toy_limit
+    from nuratio.infer.hypotheses.limits import upper_limit
+    from nuratio.infer.toys.p_values import toy_limit
 
     _, model, data = opened
     if by_toys is not None:
@@ -118,8 +118,8 @@ def significance(
     asymptotics: str,
 ) -> None:
     """Discovery significance, observed and (by the asymptotic formulas) expected."""
-    from nuratio.infer.hypotest import significance as run
-    from nuratio.infer.toy_tests import toy_significance
+    from nuratio.infer.hypotheses.hypotest import significance as run
+    from nuratio.infer.toys.p_values import toy_significance
 
     _, model, data = opened
     if by_toys is not None:
@@ -145,8 +145,8 @@ def project(
     """Fit, and histogram data and fitted samples of a channel in a feature (for ``nuratio plot``)."""
     import numpy as np
 
-    from nuratio.infer.fit import fit as run
-    from nuratio.infer.projection import project as histogram
+    from nuratio.infer.binned.projection import project as histogram
+    from nuratio.infer.fitting.fit import fit as run
 
     ws, model, data = opened
     axes = {a["channel"]: a for a in ws.spec.get("unbinned", {}).get("axes", [])}
@@ -198,8 +198,8 @@ def gof(
     seed: int,
 ) -> None:
     """Goodness of the fit of WORKSPACE: saturated model or distance, p-value from toys."""
-    from nuratio.infer.fit import fit as run
-    from nuratio.infer.goodness import goodness_of_fit
+    from nuratio.infer.fitting.fit import fit as run
+    from nuratio.infer.goodness.goodness import goodness_of_fit
 
     _, model, data = opened
     best = run(model, data)

@@ -27,8 +27,8 @@ def interval(
     asymptotics: str,
 ) -> None:
     """Profile-likelihood intervals of one parameter, in all pieces."""
-    from nuratio.infer.fit import require_poi
-    from nuratio.infer.intervals import interval as run
+    from nuratio.infer.fitting.fit import require_poi
+    from nuratio.infer.profiles.intervals import interval as run
 
     _, model, data = opened
     name = require_poi(model) if parameter is None else parameter
@@ -52,7 +52,7 @@ def contour(
     asymptotics: str,
 ) -> None:
     """Profile-likelihood contours of two parameters, all others profiled."""
-    from nuratio.infer.contour import contour as run
+    from nuratio.infer.profiles.contour import contour as run
 
     _, model, data = opened
     result = run(model, data, parameters, levels or (0.683, 0.954), points=points, asymptotics=asymptotics)

@@ -87,7 +87,7 @@ def _open(
 ) -> Opened:
     import numpy as np
 
-    from nuratio.infer.fit import require_poi
+    from nuratio.infer.fitting.fit import require_poi
 
     ws = read_workspace(workspace)
     model = ws.model(measurement, poi="" if poi is None else poi, device=device, threads=threads)

@@ -44,7 +44,7 @@ def _groups(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 @_workers
 def ranking(opened: Opened, output: Path | None, method: Any, top: int | None, workers: int | None) -> None:
     """Rank the nuisances of WORKSPACE by what they do to the POI."""
-    from nuratio.infer.ranking import ranking as run
+    from nuratio.infer.impacts.ranking import ranking as run
 
     _, model, data = opened
     result = run(model, data, method=method, executor=_pool(workers))
@@ -91,7 +91,7 @@ def breakdown(
     workers: int | None,
 ) -> None:
     """Break the uncertainty of the POI down into statistics, groups of nuisances and simulation; a table on stderr."""
-    from nuratio.infer.breakdown import breakdown as run
+    from nuratio.infer.impacts.breakdown import breakdown as run
 
     _, model, data = opened
     options: dict[str, Any] = {

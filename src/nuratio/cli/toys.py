@@ -123,7 +123,7 @@ def toys_command(
 
     With --keep the toys go to a file of JSON lines; several of such files are parts of one run (--first).
     """
-    from nuratio.infer.toys import toys
+    from nuratio.infer.toys.toys import toys
 
     emit(toys(opened.model, at, n, data=opened.data, output=keep, **options).to_json(), output)
 
@@ -152,7 +152,7 @@ def neyman(
     """Confidence interval of the POI of WORKSPACE by the Neyman construction, ordered by the likelihood ratio."""
     import numpy as np
 
-    from nuratio.infer.neyman import neyman as run
+    from nuratio.infer.toys.neyman import neyman as run
 
     values = np.linspace(*limits, points).tolist()
     emit(run(opened.model, opened.data, values, n=n, output=keep, **options).to_json(), output)
@@ -171,8 +171,8 @@ def coverage(
     opened: Opened, output: Path | None, keep: Path | None, grid: dict[str, list[float]], n: int, **options: Any
 ) -> None:
     """Coverage and bias of the intervals of WORKSPACE over all combinations of true values."""
-    from nuratio.infer.coverage import coverage as run
-    from nuratio.infer.coverage import grid_points
+    from nuratio.infer.toys.coverage import coverage as run
+    from nuratio.infer.toys.coverage import grid_points
 
     result = run(opened.model, grid_points(grid), n, output=keep, **options)
     click.echo(result.verdict, err=True)
@@ -207,8 +207,8 @@ def inject(
     **options: Any,
 ) -> None:
     """Fit the model of CONFIG to the simulation NAME of its Injections, and to toys about it."""
-    from nuratio.infer.injection import inject as run
-    from nuratio.infer.toys import hypothesis_point
+    from nuratio.infer.toys.injection import inject as run
+    from nuratio.infer.toys.toys import hypothesis_point
     from nuratio.workspace.injection import injection
 
     found = injection(config, name, inputs=inputs, cache=cache, device=device)

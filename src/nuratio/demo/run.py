@@ -20,11 +20,11 @@ from rich.table import Table
 from nuratio.demo.drellyan import CR
 from nuratio.demo.exact import ExactLikelihood
 from nuratio.demo.generator import EVENTS, write_ntuples
-from nuratio.infer.fit import fit
-from nuratio.infer.limits import upper_limit
-from nuratio.infer.projection import project
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit
+from nuratio.infer.hypotheses.limits import upper_limit
+from nuratio.infer.profiles.scan import scan
 from nuratio.infer.results import FitResult, LimitResult, ScanResult
-from nuratio.infer.scan import scan
 from nuratio.model.model import Model
 from nuratio.workspace.build import build
 

@@ -19,18 +19,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import NuratioError
-from nuratio.infer.breakdown import breakdown
-from nuratio.infer.coverage import coverage
-from nuratio.infer.fit import fit, require_poi
-from nuratio.infer.goodness import goodness_of_fit
-from nuratio.infer.hypotest import significance
-from nuratio.infer.intervals import interval
-from nuratio.infer.limits import upper_limit
-from nuratio.infer.projection import project
-from nuratio.infer.ranking import ranking
+from nuratio.infer.binned.projection import project
+from nuratio.infer.fitting.fit import fit, require_poi
+from nuratio.infer.goodness.goodness import goodness_of_fit
+from nuratio.infer.hypotheses.hypotest import significance
+from nuratio.infer.hypotheses.limits import upper_limit
+from nuratio.infer.impacts.breakdown import breakdown
+from nuratio.infer.impacts.ranking import ranking
+from nuratio.infer.profiles.intervals import interval
+from nuratio.infer.profiles.scan import scan
 from nuratio.infer.results import FitResult, _Result, result_of
-from nuratio.infer.scan import scan
-from nuratio.infer.toy_tests import toy_significance
+from nuratio.infer.toys.coverage import coverage
+from nuratio.infer.toys.p_values import toy_significance
 from nuratio.workspace.workspace import Workspace
 
 __all__ = ["StatisticalReport", "Yields", "statistical_report"]

@@ -161,9 +161,9 @@ class FitResult(_Result):
         Calls of the likelihood: ``value``, ``gradient`` (with the value), ``hessian`` (with both).
     simulation : ndarray, shape (P,)
         Standard deviations of the best-fit values from the statistics of the simulation, which ``uncertainty`` does not
-        contain (`nuratio.infer.influence`); 0 for fixed parameters. NaN where unknown: without HESSE, without unbinned
-        channels, and where a sample does not say what simulation is behind it. Missing in results of older versions:
-        NaN, too.
+        contain (`nuratio.infer.impacts.influence`); 0 for fixed parameters. NaN where unknown: without HESSE, without
+        unbinned channels, and where a sample does not say what simulation is behind it. Missing in results of older
+        versions: NaN, too.
     """
 
     kind: ClassVar[str] = "fit"
@@ -485,31 +485,31 @@ class GoodnessOfFit(_Result):
 
 
 _HOMES = {  # kind -> where its type is
-    "breakdown": "breakdown.BreakdownResult",
-    "compare": "compare.CompareResult",
-    "compared_analysis": "compare.ComparedAnalysis",
-    "contour": "contour.ContourResult",
-    "coverage": "coverage.CoverageResult",
-    "coverage_point": "coverage.CoveragePoint",
+    "breakdown": "impacts.breakdown.BreakdownResult",
+    "compare": "binned.compare.CompareResult",
+    "compared_analysis": "binned.compare.ComparedAnalysis",
+    "contour": "profiles.contour.ContourResult",
+    "coverage": "toys.coverage.CoverageResult",
+    "coverage_point": "toys.coverage.CoveragePoint",
     "fit": "results.FitResult",
-    "global_significance": "look_elsewhere.GlobalSignificance",
+    "global_significance": "hypotheses.look_elsewhere.GlobalSignificance",
     "goodness_of_fit": "results.GoodnessOfFit",
     "hypotest": "results.HypotestResult",
-    "impacts": "impacts.Impacts",
-    "injection": "injection.InjectionResult",
-    "interval": "intervals.IntervalResult",
+    "impacts": "impacts.impacts.Impacts",
+    "injection": "toys.injection.InjectionResult",
+    "interval": "profiles.intervals.IntervalResult",
     "limit": "results.LimitResult",
-    "neyman": "neyman.NeymanResult",
+    "neyman": "toys.neyman.NeymanResult",
     "projection": "results.Projection",
-    "ranking": "ranking.RankingResult",
+    "ranking": "impacts.ranking.RankingResult",
     "report": "report.StatisticalReport",
     "scan": "results.ScanResult",
     "significance": "results.SignificanceResult",
-    "significance_scan": "look_elsewhere.SignificanceScan",
-    "toy_hypotest": "toy_tests.ToyHypotestResult",
-    "toy_limit": "toy_tests.ToyLimitResult",
-    "toy_significance": "toy_tests.ToySignificanceResult",
-    "toys": "toys.ToyResult",
+    "significance_scan": "hypotheses.look_elsewhere.SignificanceScan",
+    "toy_hypotest": "toys.p_values.ToyHypotestResult",
+    "toy_limit": "toys.p_values.ToyLimitResult",
+    "toy_significance": "toys.p_values.ToySignificanceResult",
+    "toys": "toys.toys.ToyResult",
     "yields": "report.Yields",
 }
 
@@ -541,5 +541,5 @@ def result_of(values: Any) -> Any:
     kind = values.get("kind") if isinstance(values, dict) else None
     if kind not in _HOMES:
         raise InvalidData(f"result of unknown kind {kind!r}; {did_you_mean(str(kind), _HOMES, 'kinds')}")
-    module, name = _HOMES[kind].split(".")
+    module, name = _HOMES[kind].rsplit(".", 1)
     return getattr(import_module(f"nuratio.infer.{module}"), name).from_dict(values)

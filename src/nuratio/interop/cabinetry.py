@@ -14,7 +14,7 @@ from typing import Any
 
 import pyhf
 
-from nuratio.infer.binned_projection import BinnedProjection
+from nuratio.infer.binned.binned_projection import BinnedProjection
 from nuratio.interop import optimizer
 
 __all__ = ["exact_derivatives", "figure_config", "projected"]

@@ -18,10 +18,10 @@ from pyhf.infer.mle import twice_nll
 from pyhf.optimize.opt_minuit import minuit_optimizer
 from scipy.optimize import OptimizeResult
 
-from nuratio.infer.fit import Fitter
-from nuratio.infer.migrad import minuit
-from nuratio.infer.minimize import MAX_CALLS
-from nuratio.infer.objective import Evaluations
+from nuratio.infer.fitting.fit import Fitter
+from nuratio.infer.fitting.migrad import minuit
+from nuratio.infer.fitting.minimize import MAX_CALLS
+from nuratio.infer.fitting.objective import Evaluations
 from nuratio.infer.results import FitResult
 
 __all__ = ["Optimizer", "exact_derivatives"]

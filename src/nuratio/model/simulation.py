@@ -1,7 +1,7 @@
 """What a model knows of the simulated events behind an unbinned channel: whose they are, and how many.
 
-Numbers for `nuratio.infer.influence`, which says how far a fit moves with the weights of these events. The likelihood
-does not look at them.
+Numbers for `nuratio.infer.impacts.influence`, which says how far a fit moves with the weights of these events. The
+likelihood does not look at them.
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from nuratio.errors import InvalidData
-from nuratio.infer.compare import CompareResult
+from nuratio.infer.binned.compare import CompareResult
 from nuratio.plots.look import PETROFF, figure, legend_above
 
 __all__ = ["ComparisonArtists", "comparison"]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
-from nuratio.infer.contour import ContourResult
+from nuratio.infer.profiles.contour import ContourResult
 from nuratio.plots.look import PETROFF, RED, figure, legend_above
 
 __all__ = ["ContourArtists", "contours"]

@@ -9,7 +9,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
-from nuratio.infer.intervals import IntervalResult
+from nuratio.infer.profiles.intervals import IntervalResult
 from nuratio.plots.look import GREEN, YELLOW, figure, font, legend_above, number, quote
 
 __all__ = ["IntervalArtists", "interval_profile"]

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from nuratio.errors import InvalidData
 from nuratio.infer.results import LimitResult
-from nuratio.infer.toy_tests import ToyLimitResult
+from nuratio.infer.toys.p_values import ToyLimitResult
 from nuratio.plots.look import GREEN, RED, YELLOW, figure, font, legend_above, number, quote
 
 __all__ = ["ClsScanArtists", "cls_scan"]

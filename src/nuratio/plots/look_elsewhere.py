@@ -8,7 +8,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from scipy.stats import norm
 
-from nuratio.infer.look_elsewhere import GlobalSignificance, SignificanceScan
+from nuratio.infer.hypotheses.look_elsewhere import GlobalSignificance, SignificanceScan
 from nuratio.plots.look import RED, figure, font, legend_above, number, quote
 
 __all__ = ["LocalPArtists", "local_p_values"]

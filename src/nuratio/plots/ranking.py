@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from nuratio.errors import InvalidData
-from nuratio.infer.breakdown import BreakdownResult
-from nuratio.infer.ranking import RankingResult
+from nuratio.infer.impacts.breakdown import BreakdownResult
+from nuratio.infer.impacts.ranking import RankingResult
 from nuratio.plots.look import PETROFF, RED, figure, font, legend_above, number, rounded
 
 __all__ = ["ComponentsArtists", "ImpactsArtists", "components", "impacts"]

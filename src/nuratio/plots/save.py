@@ -7,17 +7,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from nuratio.errors import InvalidData
-from nuratio.infer.breakdown import BreakdownResult
-from nuratio.infer.compare import CompareResult
-from nuratio.infer.contour import ContourResult
-from nuratio.infer.coverage import CoverageResult
-from nuratio.infer.intervals import IntervalResult
-from nuratio.infer.look_elsewhere import GlobalSignificance, SignificanceScan
-from nuratio.infer.neyman import NeymanResult
-from nuratio.infer.ranking import RankingResult
+from nuratio.infer.binned.compare import CompareResult
+from nuratio.infer.hypotheses.look_elsewhere import GlobalSignificance, SignificanceScan
+from nuratio.infer.impacts.breakdown import BreakdownResult
+from nuratio.infer.impacts.ranking import RankingResult
+from nuratio.infer.profiles.contour import ContourResult
+from nuratio.infer.profiles.intervals import IntervalResult
 from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
-from nuratio.infer.toy_tests import ToyLimitResult
-from nuratio.infer.toys import ToyResult
+from nuratio.infer.toys.coverage import CoverageResult
+from nuratio.infer.toys.neyman import NeymanResult
+from nuratio.infer.toys.p_values import ToyLimitResult
+from nuratio.infer.toys.toys import ToyResult
 from nuratio.plots.comparison import comparison
 from nuratio.plots.contours import contours
 from nuratio.plots.intervals import interval_profile

@@ -2,7 +2,8 @@
 
 Use them where the simulation is not much larger than the data. Each direction is a nuisance with a unit Gaussian
 constraint that multiplies the density of part c by exp(alpha D_c(x)), normalised, and changes no rate. Unlike the one
-number for one parameter of `nuratio.infer.nuisance`, they serve all parameters at once, and the data may use them.
+number for one parameter of `nuratio.infer.impacts.nuisance`, they serve all parameters at once, and the data may use
+them.
 
 What must be in a direction. In replica j of the simulation events have the weights 1 + xi_ij, and the training learns
 r_c + delta_jc(x). The density p_c = q r_c has changed by delta_jc, and by what happened to q, which no network knows

@@ -1,0 +1,1 @@
+"""Minima of -2 ln L, and their uncertainties."""

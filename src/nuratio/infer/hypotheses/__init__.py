@@ -1,0 +1,1 @@
+"""Hypothesis tests: CLs, limits, discovery, by asymptotic formulas."""

@@ -1,0 +1,1 @@
+"""Where an uncertainty comes from: nuisances, groups of them, the simulation."""

@@ -1,0 +1,1 @@
+"""The likelihood along a parameter or two: scans, intervals, contours."""

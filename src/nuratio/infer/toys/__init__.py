@@ -1,0 +1,1 @@
+"""What is counted in toys: p-values, belts, coverage, injection tests."""

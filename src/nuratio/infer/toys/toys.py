@@ -1,0 +1,565 @@
+"""Toys: data sets drawn from a model, each fitted and tested; what p-values, belts and coverage are counted in.
+
+Use `toys` for a number of them at one point of the parameters. Every toy is numbered and has a random stream of its
+own, made of the seed and its number: any toy can be drawn again alone, and nothing depends on how many workers there
+are or on how the work is cut. Fits that fail are recorded and counted. With ``output`` the toys are kept in a file as
+they are made, and a run that was killed goes on from there.
+
+Data are drawn as the model says: Poisson counts in the bins, Poisson weights at the events of the pool, and auxiliary
+data about the nuisances (or, with ``nuisances="sampled"``, nuisances about the auxiliary data).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nuratio.errors import InvalidData, InvalidModel, NuratioError, did_you_mean
+from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
+from nuratio.infer.hypotheses.test_statistics import STATISTICS, Profile
+from nuratio.infer.results import _array, _number, _Result
+from nuratio.infer.toys.file import ToyFile
+from nuratio.model.kernels.kernel import Kernel
+from nuratio.model.model import Model, ToyPdf
+from nuratio.parallel.progress import progress_bar
+from nuratio.parallel.tasks import run_tasks
+
+__all__ = ["NUISANCES", "ToyResult", "draw_toy", "hypothesis_point", "toys"]
+
+Floats = NDArray[np.float64]
+
+NUISANCES = ("fixed", "sampled")
+_AT_ONCE = 10  # toys of one task
+_FAILED = 0.01  # share of failed fits above which results are not valid
+
+
+@dataclass(frozen=True)
+class ToyPlan:
+    """What is drawn and what is done with it; two runs of the same plan are parts of one.
+
+    Attributes
+    ----------
+    model : str
+        Fingerprint of the model.
+    names, pars : tuple, length P
+        Parameters where toys are drawn.
+    auxiliary : tuple of float
+        The auxiliary data that nuisances are sampled about; empty if they are not.
+    seed : tuple of int
+    poi : str
+    tests : tuple of (str, float)
+        Test statistics and the values of the POI they are asked for at.
+    starts : tuple of float
+        Values of the POI from which the free fit starts, too.
+    expected : str
+        Checksum of the expected main data, if they are not the model's own; else empty.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    pars: tuple[float, ...]
+    auxiliary: tuple[float, ...]
+    seed: tuple[int, ...]
+    poi: str
+    tests: tuple[tuple[str, float], ...]
+    starts: tuple[float, ...]
+    expected: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return json.loads(json.dumps({f.name: getattr(self, f.name) for f in fields(self)}, allow_nan=False))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            raise InvalidData(f"not a plan of toys: it has {sorted(values)}, not {sorted(known)}")
+        tests = tuple((str(name), float(value)) for name, value in values["tests"])
+        lists = {k: tuple(values[k]) for k in ("names", "pars", "auxiliary", "seed", "starts")}
+        return cls(model=values["model"], poi=values["poi"], expected=values["expected"], tests=tests, **lists)
+
+
+@dataclass(frozen=True, eq=False)
+class ToyResult(_Result):
+    """Toys of one hypothesis, in the order of their numbers.
+
+    Attributes
+    ----------
+    poi : str
+    names : tuple of str, length P
+    pars : ndarray, shape (P,)
+        Where the toys were drawn.
+    seed : tuple of int
+    tests : tuple of (str, float)
+        Test statistics and the POI values they are for.
+    number : ndarray of int, shape (n,)
+        Which toys these are.
+    bestfit, uncertainty : ndarray, shape (n, P)
+        Of the free fits; NaN where one failed.
+    twice_nll : ndarray, shape (n,)
+    statistics : ndarray, shape (n, tests)
+        NaN where a fit failed.
+    truth : ndarray, shape (n, P)
+        Parameters of each toy: ``pars``, but for sampled nuisances.
+    failures : dict
+        Number of a toy, as text -> what went wrong.
+    plan : dict
+        All that defines the toys.
+    """
+
+    kind: ClassVar[str] = "toys"
+
+    poi: str
+    names: tuple[str, ...]
+    pars: Floats
+    seed: tuple[int, ...]
+    tests: tuple[tuple[str, float], ...]
+    number: NDArray[np.int64]
+    bestfit: Floats
+    uncertainty: Floats
+    twice_nll: Floats
+    statistics: Floats
+    truth: Floats
+    failures: dict[str, str]
+    plan: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Toys whose fits are all valid, shape (n,)."""
+        return np.array([str(i) not in self.failures for i in self.number.tolist()], dtype=np.bool_)
+
+    @property
+    def valid(self) -> bool:
+        """No more than one in a hundred failed."""
+        return len(self.failures) <= _FAILED * len(self)
+
+    @property
+    def message(self) -> str:
+        """How many failed, and why the first one did."""
+        if not self.failures:
+            return ""
+        first = min(self.failures, key=int)
+        return f"{len(self.failures)} of {len(self)} toys failed, the first: toy {first}: {self.failures[first]}"
+
+    def estimates(self, name: str) -> tuple[Floats, Floats]:
+        """Best-fit values and uncertainties of one parameter in the toys that did not fail."""
+        if name not in self.names:
+            raise InvalidModel(f"no parameter {name!r} in these toys; {did_you_mean(name, self.names, 'parameters')}")
+        k = self.names.index(name)
+        return self.bestfit[self.good, k], self.uncertainty[self.good, k]
+
+    def statistic(self, test_stat: str, value: float) -> Floats:
+        """One test statistic of the toys that did not fail.
+
+        Raises
+        ------
+        InvalidModel
+            It was not asked for.
+        """
+        if (test_stat, float(value)) not in self.tests:
+            asked = ", ".join(f"{name} at {at:g}" for name, at in self.tests) or "none"
+            raise InvalidModel(f"these toys have no statistic {test_stat!r} at {value:g}; asked for were: {asked}")
+        return np.asarray(self.statistics[self.good, self.tests.index((test_stat, float(value)))])
+
+    def p_value(self, test_stat: str, value: float, observed: float) -> tuple[float, float]:
+        """Share of toys with a statistic at least as large as the observed one, and its error (`proportion`)."""
+        q = self.statistic(test_stat, value)
+        return proportion(int(np.count_nonzero(q >= observed)), len(q))
+
+    @classmethod
+    def from_records(cls, plan: ToyPlan, records: Mapping[int, Mapping[str, Any]]) -> Self:
+        """Of what a file holds."""
+        numbers = sorted(records)
+        rows = [records[i] for i in numbers]
+        p, m = len(plan.names), len(plan.tests)
+
+        def matrix(key: str, width: int) -> Floats:
+            return np.array([_array(row[key]) for row in rows], dtype=np.float64).reshape(len(rows), width)
+
+        return cls(
+            poi=plan.poi,
+            names=plan.names,
+            pars=np.array(plan.pars),
+            seed=plan.seed,
+            tests=plan.tests,
+            number=np.array(numbers, dtype=np.int64),
+            bestfit=matrix("bestfit", p),
+            uncertainty=matrix("uncertainty", p),
+            twice_nll=np.array([_number(row["twice_nll"]) for row in rows]),
+            statistics=matrix("statistics", m),
+            truth=np.array([plan.pars if row["truth"] is None else row["truth"] for row in rows]).reshape(-1, p),
+            failures={str(i): row["message"] for i, row in zip(numbers, rows, strict=True) if row["message"]},
+            plan=plan.to_dict(),
+        )
+
+    @classmethod
+    def load(cls, *paths: str | Path) -> Self:
+        """Toys from files, which may be parts of one run made in different places; whole or in the middle.
+
+        Raises
+        ------
+        InvalidData
+            Not files of toys, or of different plans.
+        """
+        if not paths:
+            raise InvalidData("no file of toys was given")
+        files = [ToyFile.read(path) for path in paths]
+        for path, (plan, _) in zip(paths[1:], files[1:], strict=True):
+            require_same(plan, files[0][0], f"{path} and {paths[0]}")
+        records = {i: record for _, found in files for i, record in found.items()}
+        return cls.from_records(ToyPlan.from_dict(files[0][0]), records)
+
+    @classmethod
+    def _parse(cls, values: dict[str, Any]) -> dict[str, Any]:
+        p, m = len(values["names"]), len(values["tests"])
+        for key, width in (("bestfit", p), ("uncertainty", p), ("truth", p), ("statistics", m)):
+            values[key] = np.array([_array(row) for row in values[key]], dtype=np.float64).reshape(-1, width)
+        values["pars"], values["twice_nll"] = _array(values["pars"]), _array(values["twice_nll"])
+        values["number"] = np.array(values["number"], dtype=np.int64)
+        values["tests"] = tuple((str(name), float(at)) for name, at in values["tests"])
+        values["names"], values["seed"] = tuple(values["names"]), tuple(values["seed"])
+        return values
+
+
+def proportion(k: int, n: int) -> tuple[float, float]:
+    """k / n and its binomial standard error, which is that at (k + 1) / (n + 2): never zero for k = 0 or n.
+
+    Raises
+    ------
+    InvalidModel
+        n = 0.
+    """
+    if n == 0:
+        raise InvalidModel("no toy is left to count: all fits failed, or none was asked for")
+    p = (k + 1) / (n + 2)
+    return k / n, float(np.sqrt(p * (1 - p) / n))
+
+
+def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Raise `InvalidData` if two plans of toys differ, and say in what."""
+    different = [key for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        told = "; ".join(f"{key}: {_short(found.get(key))} and {_short(wanted[key])}" for key in different)
+        raise InvalidData(f"{where}: toys of different plans ({told}); use another file for another plan")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def toys(
+    model: Any,
+    hypothesis: ArrayLike | Mapping[str, float],
+    n: int,
+    *,
+    data: ArrayLike | None = None,
+    tests: Sequence[tuple[str, float]] = (),
+    seed: int | Sequence[int] = 1,
+    first: int = 0,
+    nuisances: str = "fixed",
+    starts: Sequence[float] = (),
+    expected: ArrayLike | None = None,
+    executor: Executor | None = None,
+    output: str | Path | None = None,
+    progress: bool | None = None,
+) -> ToyResult:
+    """Draw toys at one point of the parameters and fit each.
+
+    Parameters
+    ----------
+    model : Model or pyhf.Model
+        With a POI.
+    hypothesis : array_like of shape (P,), or mapping
+        Where to draw: all parameters, or some of them by name. The others are then at their conditional best fit to
+        ``data``, or at their suggested values without data.
+    n : int
+        How many.
+    data : array_like, optional
+        Observed data, for what ``hypothesis`` and ``nuisances`` say.
+    tests : sequence of (str, float)
+        Test statistics to compute, of `nuratio.infer.hypotheses.test_statistics.STATISTICS`, and the POI values to
+        test.
+    seed : int or sequence of int
+        Toy i draws from ``numpy.random.SeedSequence(seed, spawn_key=(i,))``.
+    first : int
+        Number of the first toy: runs with the same seed and other numbers are parts of one.
+    nuisances : str
+        ``fixed``: the nuisances of all toys are those of the hypothesis, and auxiliary data fluctuate about them.
+        ``sampled``: nuisances are drawn about the auxiliary data, from the constraint terms as densities of the
+        parameter (within its bounds), and auxiliary data stay as observed (or expected, without data); the averages of
+        Cousins and Highland.
+    starts : sequence of float
+        Values of the POI from which the free fit is started as well as from the true one, for likelihoods with
+        several minima; the lowest counts.
+    expected : array_like, shape (main data,), optional
+        Main data are drawn about these, not about those the model expects at the hypothesis: those of another model
+        with the same events, or of another simulation (`nuratio.inject`).
+    executor : concurrent.futures.Executor, optional
+        Where toys are made; by default a pool of processes, one for each processor.
+    output : str or Path, optional
+        File to keep the toys in. If it exists, toys that are in it are not made again.
+    progress : bool, optional
+        Show a bar; by default on a terminal, for what takes seconds.
+
+    Returns
+    -------
+    ToyResult
+        Of toys ``first`` to ``first + n - 1``.
+
+    Raises
+    ------
+    InvalidModel
+        No POI, an unknown statistic, a hypothesis or tested value outside the bounds.
+    InvalidData
+        ``output`` holds toys of another plan.
+    NonPositiveDensity
+        Toys cannot be drawn where the total density is negative.
+
+    References
+    ----------
+    R. Cousins, V. Highland, Nucl. Instrum. Meth. A 320 (1992) 331.
+    """
+    model = own_model(model)
+    job = _Job.of(model, hypothesis, data, tests, seed, nuisances, starts, expected)
+    if n < 1 or first < 0:
+        raise InvalidModel(f"toys are numbered from 0 and at least one is needed; got n = {n}, first = {first}")
+    wanted = range(first, first + n)
+    kept = ToyFile.open(output, job.plan.to_dict(), require_same)
+    missing = [i for i in wanted if i not in kept.records]
+    tasks = [missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE)]
+    with kept, progress_bar("toys", n, progress, done=n - len(missing)) as advance:
+        failed = sum(bool(kept.records[i]["message"]) for i in wanted if i in kept.records)
+        for _, records in run_tasks(_run, job, tasks, executor=executor):
+            kept.append(records)
+            failed += sum(bool(record["message"]) for record in records)
+            for _ in records:
+                advance(f"{failed} failed" if failed else "")
+    return ToyResult.from_records(job.plan, {i: kept.records[i] for i in wanted})
+
+
+def draw_toy(
+    model: Any,
+    hypothesis: ArrayLike | Mapping[str, float],
+    number: int,
+    *,
+    seed: int | Sequence[int] = 1,
+    **options: Any,
+) -> Floats:
+    """The data vector of one toy of `toys`, with the same options: to look at one that failed."""
+    job = _Job.of(
+        own_model(model),
+        hypothesis,
+        options.pop("data", None),
+        (),
+        seed,
+        **({"nuisances": "fixed", "starts": ()} | options),
+    )
+    return job.draw(number)[1]
+
+
+def hypothesis_point(model: Any, hypothesis: ArrayLike | Mapping[str, float], data: ArrayLike | None) -> Floats:
+    """All parameters of a hypothesis, shape (P,); see `toys`."""
+    if not isinstance(hypothesis, Mapping):
+        theta = np.array(hypothesis, dtype=np.float64)
+        if theta.shape != (model.config.npars,):
+            raise InvalidModel(f"a hypothesis has {model.config.npars} parameters, got shape {theta.shape}")
+        return theta
+    if data is not None:
+        fitter = Fitter(model, data)
+        minimum = fitter.minimum(fixed=hypothesis)
+        if not minimum.valid:
+            raise InvalidModel(f"the conditional fit at {dict(hypothesis)} is not valid: {minimum.message}")
+        return minimum.theta
+    fitter = Fitter(model, np.concatenate([np.zeros(model.config.nmaindata), model.config.auxdata]))
+    theta = fitter.init.copy()
+    for name, value in hypothesis.items():
+        theta[fitter.index(name)] = value
+    return theta
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Makes any toy of a plan."""
+
+    model: Model
+    plan: ToyPlan
+    expected: Floats | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        hypothesis: ArrayLike | Mapping[str, float],
+        data: ArrayLike | None,
+        tests: Sequence[tuple[str, float]],
+        seed: int | Sequence[int],
+        nuisances: str,
+        starts: Sequence[float],
+        expected: ArrayLike | None = None,
+    ) -> "_Job":
+        poi = require_poi(model)
+        theta = hypothesis_point(model, hypothesis, data)
+        names, bounds = tuple(model.config.par_names), model.config.suggested_bounds()
+        k = names.index(poi)
+        tested = [(poi, float(value)) for value in (*(at for _, at in tests), *starts)]
+        for name, value in (*zip(names, theta.tolist(), strict=True), *tested):
+            low, high = bounds[names.index(name)]
+            if not low <= value <= high:
+                raise InvalidModel(
+                    f"{name} = {value:.6g} of a hypothesis, test or start is outside its bounds [{low:.6g}, {high:.6g}]"
+                )
+        for name, _ in tests:
+            if name not in STATISTICS:
+                raise InvalidModel(f"no test statistic {name!r}; {did_you_mean(name, STATISTICS)}")
+        if nuisances not in NUISANCES:
+            raise InvalidModel(f"nuisances are {' or '.join(NUISANCES)}, not {nuisances!r}")
+        auxiliary: Sequence[float] = ()
+        if nuisances == "sampled":
+            nominal = np.array(model.config.auxdata if data is None else np.asarray(data)[model.config.nmaindata :])
+            auxiliary = nominal.tolist()
+            if not len(nominal):
+                raise InvalidModel("nuisances='sampled', but the model has no constrained parameter")
+        about = None if expected is None else np.array(expected, dtype=np.float64)
+        if about is not None:
+            if about.shape != (model.config.nmaindata,):
+                raise InvalidModel(f"{model.config.nmaindata} expected main data are needed, got shape {about.shape}")
+            if not (about >= 0).all():
+                raise InvalidModel(
+                    f"expected main data number {int(np.argmin(about >= 0))} is {about.min():.4g}: toys need "
+                    "expectations that are not negative (events with negative weights cannot be drawn)"
+                )
+        plan = ToyPlan(
+            model=fingerprint(model),
+            names=names,
+            pars=tuple(theta.tolist()),
+            auxiliary=tuple(auxiliary),
+            seed=(seed,) if isinstance(seed, int) else tuple(int(s) for s in seed),
+            poi=names[k],
+            tests=tuple((name, float(value)) for name, value in tests),
+            starts=tuple(float(value) for value in starts),
+            expected="" if about is None else hashlib.sha256(about.tobytes()).hexdigest(),
+        )
+        return cls(model, plan, about)
+
+    @cached_property
+    def _pdf(self) -> ToyPdf:
+        """Draws toys at the plan's parameters; the expectation is computed once."""
+        return ToyPdf(self.model, np.array(self.plan.pars), self.expected)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "plan": self.plan, "expected": self.expected}
+
+    def draw(self, number: int) -> tuple[Floats, Floats]:
+        """Parameters (P,) and data of one toy."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.plan.seed, spawn_key=(number,)))
+        theta = np.array(self.plan.pars)
+        if not self.plan.auxiliary:
+            return theta, self._pdf.draw(rng)
+        auxiliary = np.array(self.plan.auxiliary)
+        theta = sample_nuisances(self.model, theta, auxiliary, rng)
+        data = ToyPdf(self.model, theta, self.expected).draw(rng)
+        data[self.model.config.nmaindata :] = auxiliary
+        return theta, data
+
+    def record(self, number: int) -> dict[str, Any]:
+        """One toy as a line of a file; what goes wrong is said in ``message``."""
+        blank = [None] * len(self.plan.names)
+        out: dict[str, Any] = {
+            "toy": number,
+            "truth": None,
+            "bestfit": blank,
+            "uncertainty": blank,
+            "twice_nll": None,
+            "statistics": [None] * len(self.plan.tests),
+            "message": "",
+        }
+        try:
+            theta, data = self.draw(number)
+            if self.plan.auxiliary:
+                out["truth"] = theta.tolist()
+            init = dict(zip(self.plan.names, theta.tolist(), strict=True))
+            profile = Profile(Fitter(self.model, data), self.plan.poi, init=init, starts=self.plan.starts)
+            statistics = [profile.statistic(value, name) for name, value in self.plan.tests]
+            fit = profile.fitter.result(profile.free)
+        except NuratioError as error:
+            return out | {"message": f"{type(error).__name__}: {error}"}
+        problems = [f"{where}: {what}" for where, what in profile.problems.items()]
+        if not fit.valid and not problems:
+            problems.append(fit.message)
+        if problems:
+            return out | {"message": "; ".join(problems)}
+        return out | {
+            "bestfit": fit.bestfit.tolist(),
+            "uncertainty": [u if np.isfinite(u) else None for u in fit.uncertainty.tolist()],
+            "twice_nll": float(fit.twice_nll),
+            "statistics": statistics,
+        }
+
+
+def _run(job: _Job, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    return [job.record(number) for number in numbers]
+
+
+def sample_nuisances(model: Model, theta: Floats, auxiliary: Floats, rng: np.random.Generator) -> Floats:
+    """Parameters with all constrained ones drawn about their auxiliary data, within their bounds; shape (P,).
+
+    Gaussian constraints give N(a, sigma), Poisson ones with a uniform prior Gamma(a + 1) / factor.
+    """
+    constraints, config = model.constraints, model.config
+    low, high = np.array(config.suggested_bounds()).T
+    fixed = np.array(config.suggested_fixed(), dtype=bool)
+    full = np.full(model.rates.n_parameters, np.nan)
+    drawn = theta.copy()
+    pending = np.ones(len(theta), dtype=bool)
+    while pending.any():
+        full[constraints.gauss_par] = rng.normal(auxiliary[constraints.gauss_aux], constraints.sigma)
+        full[constraints.pois_par] = rng.gamma(auxiliary[constraints.pois_aux] + 1) / constraints.factor
+        free = model.parameters.select(full)
+        pending &= ~np.isnan(free) & ~fixed
+        drawn[pending] = free[pending]
+        pending &= (drawn < low) | (drawn > high)
+    return drawn
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 of what toys of a model depend on: specification, parameters, shapes, pools; not how it computes."""
+    config = model.config
+    described = [model.spec, config.par_names, config.suggested_bounds(), config.suggested_fixed()]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    seen: set[int] = set()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, Kernel):
+            return
+        if isinstance(thing, np.ndarray):
+            digest.update(f"{thing.dtype.str}{thing.shape}".encode())
+            if id(thing) not in seen:
+                seen.add(id(thing))
+                digest.update(np.ascontiguousarray(thing).data)
+        elif is_dataclass(thing):
+            digest.update(type(thing).__name__.encode())
+            for f in fields(thing):
+                if not f.name.startswith("_"):
+                    add(getattr(thing, f.name))
+        elif isinstance(thing, tuple | list):
+            for part in thing:
+                add(part)
+        else:
+            digest.update(repr(thing).encode())
+
+    for name in sorted(model.unbinned):
+        for cell in model.unbinned[name].cells:
+            add((cell.samples, cell.pool_weights, cell.pool))
+    return digest.hexdigest()
