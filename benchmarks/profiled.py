@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from one_channel import one_channel
 from scipy.optimize import brentq
 from small_simulations import Settings, simulations
-from varied_minimum import NUISANCES, REACH, Fitted, density, derivatives, generate, passing, simulate
+from varied_minimum import NUISANCES, REACH, Fitted, density, derivatives, simulate
 
 from nuratio.data.varied import Term
 from nuratio.errors import NuratioWarning
@@ -45,7 +45,7 @@ _MOST = 100_000  # events of the pool that normalises the signal
 
 
 def exact(library: Library) -> "Learned":
-    """The exact densities to second order in the nuisances, at the library's events and normalised on them."""
+    """The exact densities to second order in the nuisances, at the library's events, normalised on its background."""
     columns, rates, entries = {"signal": library.ratio, "background": np.ones(len(library.x))}, {}, {}
     own = {"signal": slice(library.background, None), "background": slice(library.background)}
     for sample, names in NUISANCES.items():
@@ -59,15 +59,37 @@ def exact(library: Library) -> "Learned":
         columns |= {labels[term]: d for term, d in terms.items()}
         of_own = {term: d[own[sample]] for term, d in terms.items()}
         rates[sample], entries[sample] = means, shape_entry(names, of_own, labels, pool=sample == "signal")
-    pool = {label: d[own["signal"]] for label, d in columns.items() if label.startswith("signal/")}
+    shapes = {label: d for label, d in columns.items() if label.startswith("signal/")}
+    of_signal, of_background = ({label: d[own[s]] for label, d in shapes.items()} for s in ("signal", "background"))
+    pool = matched(of_signal, of_background, library.ratio[own["background"]])
     return Learned(RatioTable.from_columns(columns), pool, rates, entries, 0.0)
+
+
+def matched(
+    signal: Mapping[str, Floats], background: Mapping[str, Floats], ratio: Floats
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """A pool of signal events, with D and ``weight``, that has the moments of D under r times the background.
+
+    The signal is 1/250 of the data: what its shape does to the expected data has to be known as well as E_B[r] is, a
+    part in ten thousand, and a hundred thousand signal events tell it to one in a thousand. So the pool takes means and
+    mean products from all events of the background, by a correction of its weights that is linear in D and products.
+    """
+    rows = np.array(list(signal.values()))
+    j, k = np.triu_indices(len(rows))
+    many = np.array(list(background.values()))
+    p = ratio / ratio.sum()
+    target = np.concatenate([many @ p, ((many * p) @ many.T)[j, k]])
+    h = np.concatenate([rows, rows[j] * rows[k]])
+    centred = h - h.mean(axis=1, keepdims=True)
+    correction = np.linalg.solve(centred @ centred.T, target - h.mean(axis=1))
+    return {**signal, "weight": 1 / rows.shape[1] + correction @ centred}
 
 
 @dataclass(frozen=True)
 class Learned:
     """What a simulation taught: ratios and D at the library's events, rates, and how shapes are normalised.
 
-    The background by cumulants, the signal by the integral over a pool of its own events, whose D are in ``pool``.
+    The background by cumulants, the signal by the integral over a pool of its own events, see `matched`.
     """
 
     table: RatioTable
@@ -80,9 +102,8 @@ class Learned:
     def workspace(self, events: NDArray[np.int64]) -> Workspace:
         """The analysis of some events of the library."""
         observed = self.table.take(events)
-        n = len(next(iter(self.pool.values())))
-        of_pool = {name: np.ones(n) for name in observed.names} | dict(self.pool) | {"weight": np.full(n, 1 / n)}
-        pool = RatioTable.from_columns(of_pool)
+        unused = np.ones(len(self.pool["weight"]))
+        pool = RatioTable.from_columns(dict.fromkeys(observed.names, unused) | dict(self.pool))
         tables = {"observed": observed, "pool": pool}
         rates, samples = [], []
         for sample, total in YIELDS.items():
@@ -144,7 +165,10 @@ def learn(library: Library, seed: int, background: int, signal: int, shapes: int
         unseen = est.coefficients(samples[sample].features)  # events that have not trained the shapes
         entries[sample] = shape_entry(NUISANCES[sample], unseen, names, pool=sample == "signal")
         if sample == "signal":
-            pool = {names[term]: d[:_MOST] for term, d in unseen.items()}
+            b = samples["background"]
+            of_signal = {names[term]: d[:_MOST] for term, d in unseen.items()}
+            of_background = {names[term]: d for term, d in est.coefficients(b.features).items()}
+            pool = matched(of_signal, of_background, estimator.ratio(b, "signal", event_ids=b.ids))
     return Learned(RatioTable.from_columns(columns), pool, rates, entries, seconds + perf_counter() - start)
 
 
@@ -228,7 +252,7 @@ def main(args: argparse.Namespace) -> Iterator[Section]:
     header = ("seed", "abs(shift)", "shift", "spread", "width", "seconds of training")
     yield Section("The minimum, three nuisances profiled", text, header, tuple(rows), numbers)
     if args.coverage and first is not None:
-        yield coverage(library, first, args.coverage, generated=20_000 if args.quick else 400_000)
+        yield coverage(library, first, args.coverage)
 
 
 @dataclass(frozen=True)
@@ -250,13 +274,15 @@ class OnGrid:
     efficiency: Floats
 
     @classmethod
-    def simulated(cls, n: int) -> "OnGrid":
-        """Efficiencies from n generated events."""
-        values = np.linspace(-4, 4, 33)
-        passed = [
-            passing(x).sum() for x in generate(np.random.default_rng(99), "signal", n, [{"theory": a} for a in values])
-        ]
-        return cls(values, np.array(passed) / passed[len(values) // 2])
+    def of(cls, library: Library) -> "OnGrid":
+        """Efficiencies from the background of a library, with weights: data are drawn from the same events."""
+        values, passed = np.linspace(-4, 4, 33), np.zeros(33)
+        for start in range(0, library.background, 200_000):
+            some = slice(start, min(start + 200_000, library.background))
+            x = library.x[some].astype(np.float64)
+            weight = library.ratio[some] / density(x, "signal", {})
+            passed += [weight @ density(x, "signal", {"theory": alpha}) for alpha in values]
+        return cls(values, passed / passed[len(values) // 2])
 
     def rise(self, library: Library, events: NDArray[np.int64], truth: float) -> tuple[float, float]:
         """The best strength (not below 0), and 2 Delta ln L of the true one; the nuisance is profiled."""
@@ -280,10 +306,10 @@ class OnGrid:
         return mu, min(fixed) - lowest
 
 
-def coverage(library: Library, learned: Learned, sets: int, *, generated: int) -> Section:
+def coverage(library: Library, learned: Learned, sets: int) -> Section:
     """How often the interval 2 Delta ln L <= 1 has the truth, over many data sets at each strength."""
     rows, numbers = [], {}
-    grid = OnGrid.simulated(generated)
+    grid = OnGrid.of(library)
     physical = replace(learned, lowest=0.0)
     error = np.sqrt(0.683 * 0.317 / sets)
     for mu in STRENGTHS:

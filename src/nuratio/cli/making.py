@@ -6,22 +6,18 @@ from typing import Any
 
 import click
 
-from nuratio.cli.options import config_argument, config_options, emit, read_workspace, summary, workspace_argument
+from nuratio.cli.options import (
+    config_argument,
+    config_options,
+    emit,
+    executor_options,
+    read_workspace,
+    summary,
+    workspace_argument,
+)
 from nuratio.errors import InvalidConfig
 
 __all__ = ["COMMANDS"]
-
-_workers = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes that train networks side by side [default: one training after the other, here].",
-)
-
-
-def _pool(workers: int | None) -> Any:
-    from nuratio.parallel.tasks import own_pool
-
-    return None if workers is None else own_pool(workers)
 
 
 @click.command()
@@ -38,12 +34,12 @@ def demo(directory: Path, seed: int, no_plots: bool) -> None:
 @click.command()
 @config_argument
 @config_options
-@_workers
-def train(config: Path, inputs: Path | None, cache: Path | None, device: str, workers: int | None) -> None:
+@executor_options("none besides this one")
+def train(config: Path, inputs: Path | None, cache: Path | None, device: str, executor: Any) -> None:
     """Train every network CONFIG asks for; what is in the cache is not trained again."""
     from nuratio.workspace.train import train_all
 
-    trained = train_all(config, inputs=inputs, cache=cache, device=device, executor=_pool(workers))
+    trained = train_all(config, inputs=inputs, cache=cache, device=device, executor=executor)
     emit({region: {"trained": t.new, "cache": dict(t.keys), "report": t.ratio.report} for region, t in trained.items()})
 
 
@@ -79,7 +75,7 @@ def check(
 @click.command()
 @config_argument
 @config_options
-@_workers
+@executor_options("none besides this one")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The workspace [default: CONFIG's name].")
 @click.option("--overwrite", is_flag=True, help="Replace an existing workspace.")
 def build(
@@ -87,7 +83,7 @@ def build(
     inputs: Path | None,
     cache: Path | None,
     device: str,
-    workers: int | None,
+    executor: Any,
     output: Path | None,
     overwrite: bool,
 ) -> None:
@@ -97,7 +93,7 @@ def build(
     target = Path(config.stem) if output is None else output
     if target.exists() and not overwrite:
         raise InvalidConfig(f"{target} exists; choose another --output or give --overwrite")
-    workspace = build_workspace(config, inputs=inputs, cache=cache, device=device, executor=_pool(workers))
+    workspace = build_workspace(config, inputs=inputs, cache=cache, device=device, executor=executor)
     workspace.save(target, overwrite=overwrite)
     emit({"workspace": str(target)} | summary(workspace))
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -19,6 +20,7 @@ __all__ = [
     "config_argument",
     "config_options",
     "emit",
+    "executor_options",
     "model_options",
     "output_options",
     "pairs",
@@ -96,6 +98,50 @@ def _open(
     pars = np.array(model.config.suggested_init())
     pars[model.config.par_names.index(require_poi(model))] = asimov
     return Opened(ws, model, model.asimov(pars))
+
+
+@contextmanager
+def _executor(workers: int | None, dask: str | None) -> Iterator[Any]:
+    if dask is not None:
+        if workers is not None:
+            raise click.UsageError("--dask has workers of its own: leave --workers out")
+        from nuratio.errors import MissingExtra
+
+        try:
+            from distributed import Client
+        except ModuleNotFoundError as error:
+            raise MissingExtra(f"--dask needs {error.name}: pip install 'nuratio[dask]'") from error
+        with Client(dask) as client:  # type: ignore[no-untyped-call]
+            yield client.get_executor()
+    elif workers is not None:
+        from nuratio.parallel.tasks import own_pool
+
+        yield own_pool(workers)
+    else:
+        yield None
+
+
+def executor_options(default: str = "one for each processor") -> Callable[[F], F]:
+    """Options that say where the work is done; the command gets ``executor``, None by default."""
+
+    def decorate(command: F) -> F:
+        return _with_executor(command, default)
+
+    return decorate
+
+
+def _with_executor(command: F, default: str) -> F:
+    @wraps(command)
+    def with_executor(*opened: Any, workers: int | None, dask: str | None, **options: Any) -> Any:
+        with _executor(workers, dask) as executor:
+            return command(*opened, executor=executor, **options)
+
+    for option in (
+        click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster to work on."),
+        click.option("--workers", type=click.IntRange(min=1), help=f"Processes [default: {default}]."),
+    ):
+        with_executor = option(with_executor)
+    return cast(F, with_executor)
 
 
 def emit(content: Any, output: Path | None = None) -> None:

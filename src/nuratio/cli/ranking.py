@@ -5,19 +5,9 @@ from typing import Any
 
 import click
 
-from nuratio.cli.options import Opened, emit, model_options
+from nuratio.cli.options import Opened, emit, executor_options, model_options
 
 __all__ = ["COMMANDS"]
-
-_workers = click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes that refit [default: none besides this one]."
-)
-
-
-def _pool(workers: int | None) -> Any:
-    from nuratio.parallel.tasks import own_pool
-
-    return None if workers is None else own_pool(workers)
 
 
 def _groups(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, list[str]]:
@@ -41,13 +31,13 @@ def _groups(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     help="Impacts by refits or from the covariance, or components from refits to shifted auxiliary data.",
 )
 @click.option("--top", type=click.IntRange(min=1), help="Print so many parameters [default: all].")
-@_workers
-def ranking(opened: Opened, output: Path | None, method: Any, top: int | None, workers: int | None) -> None:
+@executor_options("none besides this one")
+def ranking(opened: Opened, output: Path | None, method: Any, top: int | None, executor: Any) -> None:
     """Rank the nuisances of WORKSPACE by what they do to the POI."""
     from nuratio.infer.impacts.ranking import ranking as run
 
     _, model, data = opened
-    result = run(model, data, method=method, executor=_pool(workers))
+    result = run(model, data, method=method, executor=executor)
     emit((result if top is None else result.page(1, top)).to_json(), output)
 
 
@@ -79,7 +69,7 @@ def ranking(opened: Opened, output: Path | None, method: Any, top: int | None, w
     "--bootstraps", type=click.IntRange(min=0), default=0, show_default=True, help="Fits that tell the statistics."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the bootstraps.")
-@_workers
+@executor_options("none besides this one")
 def breakdown(
     opened: Opened,
     output: Path | None,
@@ -88,7 +78,7 @@ def breakdown(
     statistics: Any,
     bootstraps: int,
     seed: int,
-    workers: int | None,
+    executor: Any,
 ) -> None:
     """Break the uncertainty of the POI down into statistics, groups of nuisances and simulation; a table on stderr."""
     from nuratio.infer.impacts.breakdown import breakdown as run
@@ -98,7 +88,7 @@ def breakdown(
         "statistics": statistics,
         "bootstraps": bootstraps,
         "seed": seed,
-        "executor": _pool(workers),
+        "executor": executor,
     }
     result = run(model, data, groups, method=method, **options)
     click.echo(str(result), err=True)

@@ -5,15 +5,14 @@ from typing import Any
 
 import click
 
-from nuratio.cli.options import Opened, emit, model_options, read_json
-from nuratio.cli.toys import executor_options
+from nuratio.cli.options import Opened, emit, executor_options, model_options, read_json
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
 @model_options
-@executor_options
+@executor_options()
 @click.argument("page", type=click.Path(path_type=Path))
 @click.option("--title", default="Statistical report", show_default=True)
 @click.option(

@@ -1,55 +1,25 @@
 """Commands that draw toys: toys themselves, Neyman intervals, coverage, injection tests."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
-from nuratio.cli.options import Opened, config_argument, config_options, emit, model_options, pairs
+from nuratio.cli.options import (
+    Opened,
+    config_argument,
+    config_options,
+    emit,
+    executor_options,
+    model_options,
+    pairs,
+)
 
-__all__ = ["COMMANDS", "executor_options", "or_by_toys"]
+__all__ = ["COMMANDS", "or_by_toys"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@contextmanager
-def _executor(workers: int | None, dask: str | None) -> Iterator[Any]:
-    if dask is not None:
-        if workers is not None:
-            raise click.UsageError("--dask has workers of its own: leave --workers out")
-        from nuratio.errors import MissingExtra
-
-        try:
-            from distributed import Client
-        except ModuleNotFoundError as error:
-            raise MissingExtra(f"--dask needs {error.name}: pip install 'nuratio[dask]'") from error
-        with Client(dask) as client:  # type: ignore[no-untyped-call]
-            yield client.get_executor()
-    elif workers is not None:
-        from nuratio.parallel.tasks import own_pool
-
-        yield own_pool(workers)
-    else:
-        yield None
-
-
-def executor_options(command: F) -> F:
-    """Where toys are made; the command gets ``executor``."""
-
-    @wraps(command)
-    def with_executor(*opened: Any, workers: int | None, dask: str | None, **options: Any) -> Any:
-        with _executor(workers, dask) as executor:
-            return command(*opened, executor=executor, **options)
-
-    for option in (
-        click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster to work on."),
-        click.option("--workers", type=click.IntRange(min=1), help="Processes [default: one for each processor]."),
-    ):
-        with_executor = option(with_executor)
-    return cast(F, with_executor)
 
 
 def _grid(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, list[float]]:
@@ -87,7 +57,7 @@ def or_by_toys(command: F) -> F:
         return command(*opened, by_toys=by_toys, **options)
 
     number = click.option("--toys", "n", type=click.IntRange(min=1), help="Count in so many toys [default: formulas].")
-    return cast(F, executor_options(number(_seed(_keep(with_choice)))))
+    return cast(F, executor_options()(number(_seed(_keep(with_choice)))))
 
 
 def _number(default: int) -> Callable[[F], F]:
@@ -100,7 +70,7 @@ def _tests(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 
 @click.command("toys")
 @model_options
-@executor_options
+@executor_options()
 @_number(1000)
 @click.option("--at", multiple=True, callback=pairs, metavar="NAME=VALUE", help="Where to draw. Repeatable.")
 @click.option(
@@ -130,7 +100,7 @@ def toys_command(
 
 @click.command()
 @model_options
-@executor_options
+@executor_options()
 @_number(1000)
 @click.option("--range", "limits", type=(float, float), required=True, help="Ends of the grid of the POI.")
 @click.option("--points", type=click.IntRange(min=2), default=21, show_default=True, help="Of the grid.")
@@ -160,7 +130,7 @@ def neyman(
 
 @click.command()
 @model_options
-@executor_options
+@executor_options()
 @_number(300)
 @click.option("--grid", multiple=True, callback=_grid, metavar="NAME=A,B,C", help="True values. Repeatable.")
 @click.option("--level", "levels", multiple=True, type=float, default=(0.683, 0.95), show_default=True)
@@ -183,7 +153,7 @@ def coverage(
 @config_argument
 @click.argument("name")
 @config_options
-@executor_options
+@executor_options()
 @_number(300)
 @click.option("--truth", multiple=True, callback=pairs, metavar="NAME=VALUE", help="What is injected. Repeatable.")
 @click.option(
