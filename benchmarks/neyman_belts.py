@@ -29,7 +29,8 @@ from scipy.stats import chi2, norm
 from nuratio.infer.profiles.intervals import interval
 from nuratio.infer.toys.coverage import coverage, grid_points
 from nuratio.infer.toys.neyman import NeymanResult, neyman
-from nuratio.infer.toys.toys import proportion, toys
+from nuratio.infer.toys.result import proportion
+from nuratio.infer.toys.toys import toys
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.tables import file_entry
 from nuratio.workspace.workspace import Workspace

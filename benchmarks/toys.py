@@ -29,7 +29,8 @@ from scipy.stats import norm
 import nuratio
 from nuratio.infer.hypotheses.hypotest import Tester, hypotest, significance
 from nuratio.infer.toys.p_values import toy_hypotest, toy_significance
-from nuratio.infer.toys.toys import ToyResult, toys
+from nuratio.infer.toys.result import ToyResult
+from nuratio.infer.toys.toys import toys
 from nuratio.model.model import Model
 from nuratio.parallel.tasks import Serial
 from nuratio.ratios.table import RatioTable

@@ -11,7 +11,9 @@ import nuratio
 from nuratio.errors import FitFailed, InvalidData, InvalidModel
 from nuratio.infer.results import load_result
 from nuratio.infer.toys import toys as module
-from nuratio.infer.toys.toys import ToyResult, draw_toy, fingerprint, proportion, toys
+from nuratio.infer.toys.plan import fingerprint
+from nuratio.infer.toys.result import ToyResult, proportion
+from nuratio.infer.toys.toys import draw_toy, toys
 from nuratio.parallel.tasks import Serial
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import Workspace

@@ -509,7 +509,7 @@ _HOMES = {  # kind -> where its type is
     "toy_hypotest": "toys.p_values.ToyHypotestResult",
     "toy_limit": "toys.p_values.ToyLimitResult",
     "toy_significance": "toys.p_values.ToySignificanceResult",
-    "toys": "toys.toys.ToyResult",
+    "toys": "toys.result.ToyResult",
     "yields": "report.Yields",
 }
 

@@ -17,7 +17,7 @@ from nuratio.infer.results import FitResult, LimitResult, Projection, ScanResult
 from nuratio.infer.toys.coverage import CoverageResult
 from nuratio.infer.toys.neyman import NeymanResult
 from nuratio.infer.toys.p_values import ToyLimitResult
-from nuratio.infer.toys.toys import ToyResult
+from nuratio.infer.toys.result import ToyResult
 from nuratio.plots.comparison import comparison
 from nuratio.plots.contours import contours
 from nuratio.plots.intervals import interval_profile

@@ -14,7 +14,7 @@ from scipy.stats import chi2, norm
 from nuratio.errors import InvalidData
 from nuratio.infer.toys.coverage import CoverageResult
 from nuratio.infer.toys.neyman import NeymanResult
-from nuratio.infer.toys.toys import ToyResult
+from nuratio.infer.toys.result import ToyResult
 from nuratio.plots.look import GREEN, PETROFF, RED, YELLOW, figure, font, legend_above, number, quote
 
 __all__ = ["BeltArtists", "CoverageArtists", "ToyArtists", "belt", "coverage", "toy_statistic"]

@@ -33,7 +33,7 @@ from nuratio.infer.fitting.asymptotics import Concern, asymptotics_option, test_
 from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
 from nuratio.infer.hypotheses.test_statistics import Profile
 from nuratio.infer.results import _array, _number, _Result
-from nuratio.infer.toys.toys import proportion
+from nuratio.infer.toys.result import proportion
 from nuratio.model.model import ToyPdf
 from nuratio.parallel.progress import progress_bar
 from nuratio.parallel.tasks import run_tasks

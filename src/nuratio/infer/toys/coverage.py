@@ -19,7 +19,8 @@ from scipy.stats import chi2
 from nuratio.errors import InvalidModel
 from nuratio.infer.fitting.fit import own_model, require_poi
 from nuratio.infer.results import _array, _Result
-from nuratio.infer.toys.toys import ToyResult, proportion, toys
+from nuratio.infer.toys.result import ToyResult, proportion
+from nuratio.infer.toys.toys import toys
 
 __all__ = ["LEVELS", "CoveragePoint", "CoverageResult", "count_coverage", "coverage", "grid_points"]
 

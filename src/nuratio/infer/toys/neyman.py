@@ -25,7 +25,8 @@ from nuratio.errors import InvalidModel, did_you_mean
 from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
 from nuratio.infer.hypotheses.test_statistics import STATISTICS, Profile
 from nuratio.infer.results import _array, _Result
-from nuratio.infer.toys.toys import proportion, toys
+from nuratio.infer.toys.result import proportion
+from nuratio.infer.toys.toys import toys
 
 __all__ = ["NeymanResult", "critical_value", "neyman"]
 

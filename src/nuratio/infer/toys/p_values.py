@@ -22,7 +22,8 @@ from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
 from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.infer.hypotheses.test_statistics import Profile
 from nuratio.infer.results import _number, _Result
-from nuratio.infer.toys.toys import ToyResult, proportion, toys
+from nuratio.infer.toys.result import ToyResult, proportion
+from nuratio.infer.toys.toys import toys
 
 __all__ = [
     "ToyHypotestResult",
