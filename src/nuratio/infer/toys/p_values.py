@@ -37,7 +37,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 _SIGMAS = (-2, -1, 0, 1, 2)
-_FEWEST = 10  # toys in a tail below which an expected value is not to be trusted
 
 
 @dataclass(frozen=True)
