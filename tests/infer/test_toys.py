@@ -17,6 +17,7 @@ from nuratio.infer.toys.toys import draw_toy, toys
 from nuratio.parallel.tasks import Serial
 from nuratio.ratios.table import RatioTable
 from nuratio.workspace.workspace import Workspace
+from toy_results import assert_same_toys
 
 POINT = {"mu": 1.5}
 OPTIONS = {"tests": [("qtilde", 1.5), ("t", 1.5)], "seed": 3, "progress": False}
@@ -38,7 +39,7 @@ def same(left, right):
 
 @pytest.mark.parametrize("make", [lambda: None, lambda: ThreadPoolExecutor(3)], ids=["own pool", "threads"])
 def test_toys_do_not_depend_on_where_they_are_made(model, twelve, make):
-    assert same(toys(model, POINT, 12, executor=make(), **OPTIONS), twelve)
+    assert_same_toys(toys(model, POINT, 12, executor=make(), **OPTIONS), twelve)
 
 
 def test_toys_do_not_depend_on_how_many_there_are(model, twelve):

@@ -1,8 +1,8 @@
 """Toys: data sets drawn from a model, each fitted and tested; what p-values, belts and coverage are counted in.
 
 Use `toys` for a number of them at one point of the parameters. Every toy is numbered and has a random stream of its
-own, made of the seed and its number: any toy can be drawn again alone, and nothing depends on how many workers there
-are or on how the work is cut. Fits that fail are recorded and counted. With ``output`` the toys are kept in a file as
+own, made of the seed and its number: any toy can be drawn again alone, and nothing but rounding depends on how many
+workers there are or on how the work is cut. Fits that fail are recorded and counted. With ``output`` the toys are kept in a file as
 they are made, and a run that was killed goes on from there.
 
 Data are drawn as the model says: Poisson counts in the bins, Poisson weights at the events of the pool, and auxiliary
