@@ -2,8 +2,8 @@
 
 Use `toys` for a number of them at one point of the parameters. Every toy is numbered and has a random stream of its
 own, made of the seed and its number: any toy can be drawn again alone, and nothing but rounding depends on how many
-workers there are or on how the work is cut. Fits that fail are recorded and counted. With ``output`` the toys are kept in a file as
-they are made, and a run that was killed goes on from there.
+workers there are or on how the work is cut. Fits that fail are recorded and counted. With ``output`` the toys are kept
+in a file as they are made, and a run that was killed goes on from there.
 
 Data are drawn as the model says: Poisson counts in the bins, Poisson weights at the events of the pool, and auxiliary
 data about the nuisances (or, with ``nuisances="sampled"``, nuisances about the auxiliary data).
