@@ -56,7 +56,7 @@ def test_a_pickled_model_gives_the_same_numbers(kind):
     answers = dict(run_tasks(numbers, model, [point, point]))
     for found in (numbers(again, point), answers[0], answers[1]):
         for a, b in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
     assert again.config.par_names == model.config.par_names
     assert again.config.poi_name == model.config.poi_name
 
