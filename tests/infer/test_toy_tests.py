@@ -165,3 +165,14 @@ def test_statistics_of_toys_are_those_of_the_closed_form():
     free = np.where(best < 0, profiled(0.0), 2 * (n - n * np.log(n)))
     expected = np.where(best > mu, 0.0, np.maximum(profiled(mu) - free, 0))
     assert found.statistics[:, 0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("run", [coverage, lambda m, points, **o: inject(m, [60.0], points[0], 5, **o)])
+def test_levels_are_between_zero_and_one(run):
+    with pytest.raises(InvalidModel, match="confidence levels are between 0 and 1"):
+        run(counting(), [{"mu": 1.0}], levels=[0.683, 68.3], **TOYS)
+
+
+def test_a_model_without_constraints_expects_no_auxiliary_data():
+    assert counting().expected_auxdata([1.0]).shape == (0,)
+    assert counting(error=7.0).expected_auxdata([1.0, 0.5]).tolist() in ([1.0], [0.5])

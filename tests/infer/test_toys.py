@@ -219,3 +219,14 @@ def test_a_fingerprint_is_of_the_model_and_not_of_how_it_computes(model):
     columns["d1"][1000] += 1e-9
     other = Workspace(workspace.spec, workspace.tables | {"pool": RatioTable.from_columns(columns, np.float64)})
     assert fingerprint(other.model()) != fingerprint(model)
+
+
+def test_a_model_remembers_what_it_expects_from_one_toy_to_the_next(model, monkeypatch):
+    theta, other = (np.array(model.config.suggested_init()) + shift for shift in (0.0, 0.1))
+    alone = [model.make_pdf(point).draw(np.random.default_rng(4)) for point in (theta, other)]
+    asked = []
+    expected = type(model).expected_actualdata
+    monkeypatch.setattr(type(model), "expected_actualdata", lambda m, pars: asked.append(pars) or expected(m, pars))
+    for point, toy in zip((theta, theta, other, other), (alone[0], alone[0], alone[1], alone[1]), strict=True):
+        assert np.array_equal(model.sample(point, np.random.default_rng(4)), toy)
+    assert len(asked) <= 2

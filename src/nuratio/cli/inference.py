@@ -74,10 +74,11 @@ def cls(
     from nuratio.infer.toys.p_values import toy_hypotest
 
     _, model, data = opened
-    if by_toys is not None:
-        emit(toy_hypotest(model, data, poi_value, test_stat=test_stat, **by_toys).to_json(), output)
-        return
-    emit(hypotest(model, data, poi_value, test_stat=test_stat, asymptotics=asymptotics).to_json(), output)
+    if by_toys is None:
+        found: Any = hypotest(model, data, poi_value, test_stat=test_stat, asymptotics=asymptotics)
+    else:
+        found = toy_hypotest(model, data, poi_value, test_stat=test_stat, **by_toys)
+    emit(found.to_json(), output)
 
 
 @click.command()
@@ -99,10 +100,11 @@ def limit(
     from nuratio.infer.toys.p_values import toy_limit
 
     _, model, data = opened
-    if by_toys is not None:
-        emit(toy_limit(model, data, level=level, test_stat=test_stat, **by_toys).to_json(), output)
-        return
-    emit(upper_limit(model, data, level=level, test_stat=test_stat, asymptotics=asymptotics).to_json(), output)
+    if by_toys is None:
+        found: Any = upper_limit(model, data, level=level, test_stat=test_stat, asymptotics=asymptotics)
+    else:
+        found = toy_limit(model, data, level=level, test_stat=test_stat, **by_toys)
+    emit(found.to_json(), output)
 
 
 @click.command()
@@ -122,10 +124,11 @@ def significance(
     from nuratio.infer.toys.p_values import toy_significance
 
     _, model, data = opened
-    if by_toys is not None:
-        emit(toy_significance(model, data, **by_toys).to_json(), output)
-        return
-    emit(run(model, data, expected_at=expected_at, asymptotics=asymptotics).to_json(), output)
+    if by_toys is None:
+        found: Any = run(model, data, expected_at=expected_at, asymptotics=asymptotics)
+    else:
+        found = toy_significance(model, data, **by_toys)
+    emit(found.to_json(), output)
 
 
 @click.command()
@@ -149,10 +152,9 @@ def project(
     from nuratio.infer.fitting.fit import fit as run
 
     ws, model, data = opened
-    axes = {a["channel"]: a for a in ws.spec.get("unbinned", {}).get("axes", [])}
     edges: Any = bins if limits is None else np.linspace(*limits, bins + 1)
-    if channel in axes:
-        feature, edges = axes[channel]["name"], axes[channel]["edges"]
+    if channel in ws.axes:
+        feature, edges = ws.axes[channel]["name"], ws.axes[channel]["edges"]
     emit(histogram(model, data, run(model, data), channel, feature, edges).to_json(), output)
 
 

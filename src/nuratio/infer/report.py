@@ -214,14 +214,13 @@ def _bounds(model: Any, name: str) -> tuple[float, float]:
 
 def _features(workspace: Workspace, model: Any) -> list[tuple[str, str, Any]]:
     """What can be drawn: binned channels on their axes, unbinned ones on the first features stored with events."""
-    axes = {a["channel"]: a for a in workspace.spec.get("unbinned", {}).get("axes", [])}
     found: list[tuple[str, str, Any]] = []
     for channel in model.config.channels:
         if channel in model.unbinned:
             stored = model.unbinned[channel].pool_features
             found += [(channel, name, 25) for name in (() if stored is None else stored.names[:_DRAWN])]
-        elif channel in axes:
-            found.append((channel, axes[channel]["name"], axes[channel]["edges"]))
+        elif channel in workspace.axes:
+            found.append((channel, workspace.axes[channel]["name"], workspace.axes[channel]["edges"]))
         else:
             found.append((channel, "bin", model.config.channel_nbins[channel]))
     return found

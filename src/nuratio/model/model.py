@@ -92,6 +92,7 @@ class Model:
         self.config = Config(companion.config, self.parameters, parameters, events, poi)
         self.passes: Passes = IN_PROCESS
         self._last: tuple[Floats, Likelihood] | None = None
+        self._last_toys: tuple[Floats, ToyPdf] | None = None
         self._check_nominal()
 
     def _check_nominal(self) -> None:
@@ -103,7 +104,7 @@ class Model:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_last": None}
+        return vars(self) | {"_last": None, "_last_toys": None}
 
     @classmethod
     def from_pyhf(cls, companion: Any) -> "Model":
@@ -204,9 +205,10 @@ class Model:
 
     # --- expected data and toys
 
-    @_pyhfs_where_plain
     def expected_auxdata(self, pars: ArrayLike) -> Floats:
-        """Expected auxiliary data."""
+        """Expected auxiliary data; none of a model without constraints, where pyhf raises IndexError."""
+        if self._plain and self.config.nauxdata:
+            return cast(Floats, self.pyhf_model.expected_auxdata(pars))
         return self.constraints.expected(self.parameters.values(self._pars(pars)))
 
     @_pyhfs_where_plain
@@ -225,8 +227,14 @@ class Model:
         return self.expected_data(pars)
 
     def sample(self, pars: ArrayLike, rng: np.random.Generator) -> Floats:
-        """One toy: Poisson counts in the bins and at the pool events, and fluctuated auxiliary data."""
-        return ToyPdf(self, self._pars(pars)).draw(rng)
+        """One toy: Poisson counts in the bins and at the pool events, and fluctuated auxiliary data.
+
+        What is expected at these parameters is remembered for the next toy.
+        """
+        theta, last = self._pars(pars), self._last_toys
+        if last is None or not np.array_equal(last[0], theta):
+            last = self._last_toys = theta.copy(), ToyPdf(self, theta)
+        return last[1].draw(rng)
 
     @_pyhfs_where_plain
     def make_pdf(self, pars: ArrayLike) -> Any:

@@ -167,6 +167,11 @@ class Workspace:
         return {c["name"]: c for c in self.spec.get("unbinned", {}).get("channels", [])}
 
     @property
+    def axes(self) -> dict[str, dict[str, Any]]:
+        """Binned channel -> name and edges of its axis, where they are known."""
+        return {a["channel"]: a for a in self.spec.get("unbinned", {}).get("axes", [])}
+
+    @property
     def counting(self) -> dict[str, Any]:
         """The pyhf workspace of the counting version of the analysis (JSON object)."""
         return copy.deepcopy(core(self.spec))

@@ -28,6 +28,7 @@ from nuratio.infer.fitting.fit import fit, require_poi
 from nuratio.infer.hypotheses.hypotest import significance
 from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.infer.results import _array, _number, _Result
+from nuratio.infer.toys.stream import toy_stream
 from nuratio.parallel.tasks import run_tasks
 from nuratio.workspace.workspace import Workspace
 
@@ -470,7 +471,7 @@ class _Job:
 
 def _toy(job: _Job, number: int) -> tuple[list[float], list[float], str]:
     """Best-fit values and uncertainties of the POI in all analyses of a toy, and what went wrong."""
-    rng = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(number,)))
+    rng = toy_stream(job.seed, number)
     toy = job.model.sample(job.pars, rng)
     estimates, uncertainties, problems = [], [], []
     for contender in job.contenders:

@@ -105,6 +105,13 @@ def require_poi(model: Any) -> str:
     return str(model.config.par_names[index])
 
 
+def position(name: str, names: Sequence[str]) -> int:
+    """Position of a parameter among names; raises `UnknownName`."""
+    if name not in names:
+        raise UnknownName(f"no parameter {name!r}; {did_you_mean(name, names, 'parameters')}")
+    return names.index(name)
+
+
 def own_model(model: Any) -> Any:
     """A pyhf model as nuratio's; any that has a likelihood as it is."""
     if hasattr(model, "likelihood"):
@@ -144,9 +151,7 @@ class Fitter:
 
     def index(self, name: str) -> int:
         """Position of a parameter."""
-        if name not in self.names:
-            raise UnknownName(f"no parameter {name!r}; {did_you_mean(name, self.names, 'parameters')}")
-        return self.names.index(name)
+        return position(name, self.names)
 
     def minimum(
         self,

@@ -42,6 +42,7 @@ from nuratio.infer.fitting.fit import fit as refit
 from nuratio.infer.fitting.fit import own_model
 from nuratio.infer.goodness.slices import Slices
 from nuratio.infer.results import FitResult, GoodnessOfFit
+from nuratio.infer.toys.stream import toy_stream
 from nuratio.model.asimov import expected_main
 from nuratio.model.unbinned import UnbinnedChannel
 from nuratio.parallel.tasks import run_tasks
@@ -283,7 +284,7 @@ class _Job:
 
 def _toy(job: _Job, number: int) -> tuple[float, str]:
     """The statistic of a toy drawn at the best fit, and why its fit is not valid if it is not."""
-    rng = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(number,)))
+    rng = toy_stream(job.seed, number)
     model, fit = job.test.model, job.fit
     data = model.sample(fit.bestfit, rng)
     best = dict(zip(fit.names, fit.bestfit.tolist(), strict=True))

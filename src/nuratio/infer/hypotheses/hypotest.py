@@ -143,7 +143,7 @@ class Tester:
         else:
             expected = [float(norm.sf(root_asimov - n) / norm.cdf(n)) for n in _SIGMAS]
         profiles = {"observed": self.observed, "Asimov": self.asimov}
-        problems = [f"{data} {fit}: {what}" for data, p in profiles.items() for fit, what in p.problems.items()]
+        problems = [f"{data} {line}" for data, p in profiles.items() for line in p.wrong]
         return HypotestResult(
             poi=self.poi,
             poi_value=float(poi_value),

@@ -11,7 +11,7 @@ from nuratio.infer.fitting.asymptotics import asymptotics_option, test_concerns,
 from nuratio.infer.hypotheses.hypotest import Tester
 from nuratio.infer.results import HypotestResult, LimitResult
 
-__all__ = ["upper_limit"]
+__all__ = ["require_level", "upper_limit"]
 
 
 def upper_limit(
@@ -54,8 +54,7 @@ def upper_limit(
     AsymptoticsWarning
         See `nuratio.infer.fitting.asymptotics`.
     """
-    if not 0 < level < 1:
-        raise InvalidModel(f"level is 1 - confidence level, between 0 and 1; got {level}")
+    require_level(level)
     if test_stat not in ("qtilde", "q"):
         raise InvalidModel(f"a limit needs the test statistic 'qtilde' or 'q', not {test_stat!r}")
     look = asymptotics_option(asymptotics)
@@ -112,3 +111,9 @@ def upper_limit(
         valid=not problems,
         message=problems[-1] if problems else "",
     )
+
+
+def require_level(level: float) -> None:
+    """Raise `InvalidModel` if the level of a limit is not between 0 and 1."""
+    if not 0 < level < 1:
+        raise InvalidModel(f"level is 1 - confidence level, between 0 and 1; got {level}")

@@ -34,6 +34,7 @@ from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
 from nuratio.infer.hypotheses.test_statistics import Profile
 from nuratio.infer.results import _array, _number, _Result
 from nuratio.infer.toys.result import proportion
+from nuratio.infer.toys.stream import toy_stream
 from nuratio.model.model import ToyPdf
 from nuratio.parallel.progress import progress_bar
 from nuratio.parallel.tasks import run_tasks
@@ -353,7 +354,7 @@ class _Scan:
             minimum = profile.at(0.0)
             q0.append(profile.statistic(0.0, "q0"))
             bestfit.append(float(profile.free.theta[profile.k]))
-            problems += [f"{label}, {fit}: {what}" for fit, what in profile.problems.items()]
+            problems += [f"{label}, {line}" for line in profile.wrong]
             minima.append((minimum, f"{poi} = 0" not in profile.problems))
             profiles.append(profile)
         _require_same_background(labels, own, np.asarray(data, dtype=np.float64), minima[0][0].theta)
@@ -415,7 +416,7 @@ class _Toys:
     def q0(self, number: int) -> tuple[Floats, str]:
         """The statistic at each value, shape (m,), and what is wrong with the toy, if anything."""
         first = self.models[0]
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number,)))
+        rng = toy_stream(self.seed, number)
         try:
             toy = ToyPdf(first, self.background, self.expected).draw(rng)
             start = dict(zip(first.config.par_names, self.background.tolist(), strict=True))
@@ -423,7 +424,7 @@ class _Toys:
             for model in self.models:
                 profile = Profile(Fitter(model, toy), model.config.poi_name, init=start)
                 found.append(profile.statistic(0.0, "q0"))
-                problems += [f"{fit}: {what}" for fit, what in profile.problems.items()]
+                problems += profile.wrong
         except NuratioError as error:
             return np.empty(0), f"{type(error).__name__}: {error}"
         return np.array(found), "; ".join(problems)

@@ -104,16 +104,18 @@ class Profile:
 
     def statistic(self, value: float, test_stat: str) -> float:
         """The test statistic for a POI value, never below zero."""
-        poi_hat = self.free.theta[self.k]
-        if STATISTICS[test_stat].zero(poi_hat, value):
-            return 0.0
-        conditional, free = self.at(value), self.free
+        conditional, free = self.at(value), self.free  # in this order: the first may find a better minimum
         poi_hat = free.theta[self.k]
         if STATISTICS[test_stat].zero(poi_hat, value):
             return 0.0
         if STATISTICS[test_stat].bounded and poi_hat < 0:
             free = self.at(0.0)
         return max(conditional.value - free.value, 0.0)
+
+    @property
+    def wrong(self) -> list[str]:
+        """What is wrong with the fits, a line each."""
+        return [f"{fit}: {what}" for fit, what in self.problems.items()]
 
     def _note(self, name: str, minimum: Minimum) -> Minimum:
         """Keep what is wrong with a fit, if anything."""

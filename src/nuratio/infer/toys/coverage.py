@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from nuratio.errors import InvalidModel
 from nuratio.infer.fitting.fit import own_model, require_poi
+from nuratio.infer.profiles.intervals import chi2_heights
 from nuratio.infer.results import _array, _Result
+from nuratio.infer.toys.file import file_in, point_label
 from nuratio.infer.toys.result import ToyResult, proportion
 from nuratio.infer.toys.toys import toys
 
@@ -145,12 +146,7 @@ def coverage(
     poi = require_poi(model)
     if not points:
         raise InvalidModel("coverage needs at least one point")
-    for level in levels:
-        if not 0 < level < 1:
-            raise InvalidModel(f"a confidence level is between 0 and 1; got {level}")
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    levels, _ = chi2_heights(levels, 1)
     done, messages, valid = [], [], True
     for number, point in enumerate(points):
         if poi not in point:
@@ -163,15 +159,15 @@ def coverage(
             seed=[seed, number],
             starts=starts,
             executor=executor,
-            output=None if folder is None else folder / f"{_label(point)}.jsonl",
+            output=file_in(output, point),
             progress=progress,
         )
         valid &= found.valid
-        messages += [f"{_label(point)}: {found.message}"] if found.message else []
+        messages += [f"{point_label(point)}: {found.message}"] if found.message else []
         done.append(count_coverage(found, point, levels))
     return CoverageResult(
         poi=poi,
-        levels=tuple(float(level) for level in levels),
+        levels=levels,
         points=tuple(done),
         verdict=_verdict(done, levels),
         valid=valid,
@@ -179,15 +175,11 @@ def coverage(
     )
 
 
-def _label(point: Mapping[str, float]) -> str:
-    return ",".join(f"{name}={value:.6g}" for name, value in point.items())
-
-
 def count_coverage(found: ToyResult, point: Mapping[str, float], levels: Sequence[float]) -> CoveragePoint:
     """What toys with the statistic ``t`` at the true POI say of coverage, bias and pulls."""
     truth = float(point[found.poi])
     t, (bestfit, uncertainty) = found.statistic("t", truth), found.estimates(found.poi)
-    held = [proportion(int(np.count_nonzero(t <= chi2.ppf(level, 1))), len(t)) for level in levels]
+    held = [proportion(int(np.count_nonzero(t <= height)), len(t)) for height in chi2_heights(levels, 1)[1]]
     known = uncertainty > 0  # not so where the POI ended on a bound
     pull = (bestfit[known] - truth) / uncertainty[known]
     return CoveragePoint(
@@ -209,5 +201,5 @@ def _verdict(points: Sequence[CoveragePoint], levels: Sequence[float]) -> str:
         for level, share in zip(levels, p.coverage, strict=True):
             error = np.sqrt(level * (1 - level) / p.toys)
             if abs(share - level) > _TOLERANCE * error:
-                off.append(f"{_label(p.point)}: {100 * share:.1f}% at {100 * level:g}% (+- {100 * error:.1f})")
+                off.append(f"{point_label(p.point)}: {100 * share:.1f}% at {100 * level:g}% (+- {100 * error:.1f})")
     return "; ".join(off) or "covers"

@@ -5,17 +5,16 @@ The first line holds the plan of the toys. A line that was cut short by a crash 
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from nuratio.errors import InvalidData
+from nuratio.infer.toys.plan import require_same
 
-__all__ = ["ToyFile"]
+__all__ = ["ToyFile", "file_in", "point_label"]
 
 _FORMAT = "nuratio toys 1"
-
-Plan = Mapping[str, Any]
 
 
 class ToyFile:
@@ -32,13 +31,13 @@ class ToyFile:
         self._stream = None if path is None else path.open("ab")
 
     @classmethod
-    def open(cls, path: str | Path | None, plan: Plan, require_same: Callable[[Plan, Plan, str], None]) -> Self:
-        """Start a file, or go on with one of the same plan (``require_same`` raises if it is another).
+    def open(cls, path: str | Path | None, plan: Mapping[str, Any]) -> Self:
+        """Start a file, or go on with one of the same plan; without a path, keep the records in memory alone.
 
         Raises
         ------
         InvalidData
-            The file holds something else; there is no folder for it.
+            The file holds something else, or toys of another plan; there is no folder for it.
         """
         if path is None:
             return cls(None, {})
@@ -46,9 +45,8 @@ class ToyFile:
         if not path.parent.is_dir():
             raise InvalidData(f"{path}: no folder {path.parent}; make it first")
         if path.exists() and path.stat().st_size:
-            known, records = cls.read(path)
+            known, records, whole = _parsed(path)
             require_same(known, plan, str(path))
-            whole = path.read_bytes().rfind(b"\n") + 1
             os.truncate(path, whole)  # a line that a crash has cut short
             return cls(path, records)
         file = cls(path, {})
@@ -64,17 +62,8 @@ class ToyFile:
         InvalidData
             It does not exist, or is no file of toys.
         """
-        try:
-            lines = Path(path).read_bytes().split(b"\n")[:-1]
-        except OSError as error:
-            raise InvalidData(f"toys in {path} cannot be read: {error}") from error
-        try:
-            header, *rows = (json.loads(line) for line in lines)
-            if header["format"] != _FORMAT:
-                raise ValueError(f"format {header['format']!r}, not {_FORMAT!r}")
-            return header["plan"], {int(row["toy"]): row for row in rows}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidData(f"{path} is not a file of toys: {error}") from error
+        plan, records, _ = _parsed(path)
+        return plan, records
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Keep some more, on disk before this returns."""
@@ -94,3 +83,39 @@ class ToyFile:
     def __exit__(self, *_: object) -> None:
         if self._stream is not None:
             self._stream.close()
+
+
+def _parsed(path: str | Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]], int]:
+    """Plan and records of a file, and the bytes that its whole lines make up."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidData(f"toys in {path} cannot be read: {error}") from error
+    whole = content.rfind(b"\n") + 1
+    try:
+        header, *rows = (json.loads(line) for line in content[:whole].splitlines())
+        if header["format"] != _FORMAT:
+            raise ValueError(f"format {header['format']!r}, not {_FORMAT!r}")
+        return header["plan"], {int(row["toy"]): row for row in rows}, whole
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidData(f"{path} is not a file of toys: {error}") from error
+
+
+def file_in(folder: str | Path | None, point: str | Mapping[str, float]) -> Path | None:
+    """The file of one hypothesis in a folder, which is made if it is not there; None without a folder.
+
+    Parameters
+    ----------
+    folder : str or Path, optional
+    point : str or mapping
+        The hypothesis: its name, or values of parameters (see `point_label`).
+    """
+    if folder is None:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder) / f"{point if isinstance(point, str) else point_label(point)}.jsonl"
+
+
+def point_label(point: Mapping[str, float]) -> str:
+    """``mu=1,jes=-1``."""
+    return ",".join(f"{name}={value:.6g}" for name, value in point.items())

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel
 from nuratio.infer.fitting.fit import fit, own_model, require_poi
+from nuratio.infer.profiles.intervals import chi2_heights
 from nuratio.infer.results import FitResult, _number, _Result
 from nuratio.infer.toys.coverage import LEVELS, CoveragePoint, count_coverage
 from nuratio.infer.toys.toys import hypothesis_point, toys
@@ -105,12 +106,14 @@ def inject(
     Raises
     ------
     InvalidModel
-        No POI, a truth that does not say its value, a data vector of the wrong length, negative expectations.
+        No POI, a truth that does not say its value, a data vector of the wrong length, negative expectations,
+        a level outside (0, 1).
     """
     model = own_model(model)
     poi = require_poi(model)
     if poi not in truth:
         raise InvalidModel(f"the truth {dict(truth)} does not say the value of the POI {poi!r}")
+    levels, _ = chi2_heights(levels, 1)
     theta = hypothesis_point(model, truth, None)
     drawn = toys(
         model,
@@ -125,7 +128,7 @@ def inject(
         progress=progress,
     )
     main = np.array(expected, dtype=np.float64)
-    data = np.concatenate([main, _expected_auxdata(model, theta)])
+    data = np.concatenate([main, model.expected_auxdata(theta)])
     found = fit(model, data, init=dict(zip(drawn.names, theta.tolist(), strict=True)))
     problems = [f"fit of the expected data: {found.message}"] if not found.valid else []
     return InjectionResult(
@@ -134,16 +137,11 @@ def inject(
         expected=found,
         bias=found[poi].value - float(truth[poi]),
         bias_error=0.0 if variance is None else _bias_error(model, main, np.array(variance), found, theta, seed),
-        levels=tuple(float(level) for level in levels),
+        levels=levels,
         toys=count_coverage(drawn, truth, levels),
         valid=not problems and drawn.valid,
         message="; ".join([*problems, *([drawn.message] if drawn.message else [])]),
     )
-
-
-def _expected_auxdata(model: Any, theta: Floats) -> Floats:
-    """Also of a model without constraints, which pyhf's own has none of."""
-    return np.asarray(model.constraints.expected(model.parameters.values(theta)))
 
 
 def _bias_error(model: Any, expected: Floats, variance: Floats, found: FitResult, truth: Floats, seed: int) -> float:
@@ -157,7 +155,7 @@ def _bias_error(model: Any, expected: Floats, variance: Floats, found: FitResult
         )
     rng, moving = np.random.default_rng([seed, 1]), (variance > 0) & (expected > 0)
     init = dict(zip(found.names, found.bestfit.tolist(), strict=True))
-    aux, values = _expected_auxdata(model, truth), []
+    aux, values = model.expected_auxdata(truth), []
     for _ in range(_RESAMPLES):
         main = expected.copy()
         shape = expected[moving] ** 2 / variance[moving]

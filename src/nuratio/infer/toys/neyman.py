@@ -24,8 +24,9 @@ from scipy.stats import chi2
 from nuratio.errors import InvalidModel, did_you_mean
 from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
 from nuratio.infer.hypotheses.test_statistics import STATISTICS, Profile
+from nuratio.infer.profiles.intervals import chi2_heights
 from nuratio.infer.results import _array, _Result
-from nuratio.infer.toys.result import proportion
+from nuratio.infer.toys.file import file_in
 from nuratio.infer.toys.toys import toys
 
 __all__ = ["NeymanResult", "critical_value", "neyman"]
@@ -151,13 +152,9 @@ def neyman(
     grid = np.unique(np.asarray(values, dtype=np.float64))
     if len(grid) < 2:
         raise InvalidModel(f"a belt needs at least two values of {poi}, got {len(grid)}")
-    if not 0 < level < 1:
-        raise InvalidModel(f"a confidence level is between 0 and 1; got {level}")
+    chi2_heights(level, 1)  # a level that is none is an error
     if test_stat not in STATISTICS:
         raise InvalidModel(f"no test statistic {test_stat!r}; {did_you_mean(test_stat, STATISTICS)}")
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     observed = None if data is None else Profile(Fitter(model, data), poi, starts=starts)
     if observed is not None:
         observed.prepare(grid.tolist())
@@ -176,23 +173,22 @@ def neyman(
             nuisances=nuisances,
             starts=starts,
             executor=executor,
-            output=None if folder is None else folder / f"{poi}={value:.6g}.jsonl",
+            output=file_in(output, {poi: value}),
             progress=progress,
         )
-        q = found.statistic(test_stat, value)
-        limit, spread = critical_value(q, level)
+        limit, spread = critical_value(found.statistic(test_stat, value), level)
         critical.append(limit)
         error.append(spread)
         valid &= found.valid
         messages += [f"{poi} = {value:.6g}: {found.message}"] if found.message else []
         if observed is not None:
             statistic.append(observed.statistic(value, test_stat))
-            p, dp = proportion(int(np.count_nonzero(q >= statistic[-1])), len(q))
+            p, dp = found.p_value(test_stat, value, statistic[-1])
             p_value.append(p)
             p_error.append(dp)
     if observed is not None and observed.problems:
         valid = False
-        messages = [f"data: {where}: {what}" for where, what in observed.problems.items()] + messages
+        messages = [f"data: {line}" for line in observed.wrong] + messages
     t = np.array(statistic)
     return NeymanResult(
         poi=poi,

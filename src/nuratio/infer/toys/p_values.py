@@ -7,7 +7,7 @@ A statistic of zero (best fit above the tested value) says nothing against the h
 is then 1, where the asymptotic formulas say about one half.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,11 @@ from scipy.stats import norm
 
 from nuratio.errors import InvalidModel
 from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
-from nuratio.infer.hypotheses.limits import upper_limit
+from nuratio.infer.hypotheses.limits import require_level, upper_limit
 from nuratio.infer.hypotheses.test_statistics import Profile
 from nuratio.infer.results import _number, _Result
-from nuratio.infer.toys.result import ToyResult, proportion
+from nuratio.infer.toys.file import file_in
+from nuratio.infer.toys.result import ToyResult, share_reaching
 from nuratio.infer.toys.toys import toys
 
 __all__ = [
@@ -239,13 +240,13 @@ def toy_limit(
     InvalidModel
         No POI; CLs (observed or the median expected) is above or below the level at all values; a level outside (0, 1).
     """
-    if not 0 < level < 1:
-        raise InvalidModel(f"level is 1 - confidence level, between 0 and 1; got {level}")
+    require_level(level)
     model = own_model(model)
     if values is None:
         guess = upper_limit(model, data, level=level, test_stat=test_stat, points=2, asymptotics="force")
         low, high = 0.6 * min(guess.observed, *guess.expected), 1.3 * max(guess.observed, *guess.expected)
-        values = np.linspace(low, min(high, Fitter(model, data).bounds[model.config.poi_index][1]), 9).tolist()
+        bound = model.config.suggested_bounds()[model.config.poi_index][1]
+        values = np.linspace(low, min(high, bound), 9).tolist()
     scan = _tests(
         model,
         data,
@@ -320,7 +321,7 @@ def toy_significance(
     )
     p0, error = drawn.p_value("q0", 0.0, statistic)
     count = int(drawn.good.sum())
-    problems = [f"data: {where}: {what}" for where, what in observed.problems.items()]
+    problems = [f"data: {line}" for line in observed.wrong]
     notes = [drawn.message] if drawn.message else []
     if p0 == 0:
         notes.append(f"no toy of {count} reaches the data: the significance is a lower limit, that of one toy")
@@ -354,25 +355,22 @@ def _tests(
     if test_stat not in ("qtilde", "q"):
         raise InvalidModel(f"CLs needs the test statistic 'qtilde' or 'q', not {test_stat!r}")
     model = own_model(model)
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     poi = require_poi(model)
     observed = Profile(Fitter(model, data), poi)
     observed.prepare([0.0, *values])
     common: dict[str, Any] = {"data": data, "nuisances": nuisances, "executor": executor, "progress": progress}
 
-    def draw(value: float, count: int, tested: Sequence[float], name: str, stream: int) -> ToyResult:
+    def draw(value: float, count: int, tested: Sequence[float], stream: int) -> ToyResult:
         tests = [(test_stat, v) for v in tested]
-        path = None if folder is None else folder / f"{name}.jsonl"
+        path = file_in(output, {poi: value} if stream else "background")
         return toys(model, observed.at(value).theta, count, tests=tests, seed=[seed, stream], output=path, **common)
 
-    background = draw(0.0, n if n_background is None else n_background, values, "background", 0)
+    background = draw(0.0, n if n_background is None else n_background, values, 0)
     found = []
     for number, value in enumerate(values):
-        signal = draw(value, n, [value], f"{poi}={value:.6g}", number + 1)
+        signal = draw(value, n, [value], number + 1)
         statistic = observed.statistic(value, test_stat)
-        found.append(_result(poi, value, test_stat, statistic, signal, background, observed.problems))
+        found.append(_result(poi, value, test_stat, statistic, signal, background, observed.wrong))
     return found
 
 
@@ -383,12 +381,12 @@ def _result(
     statistic: float,
     signal: ToyResult,
     background: ToyResult,
-    problems: Mapping[str, str],
+    wrong: Sequence[str],
 ) -> ToyHypotestResult:
     q_signal, q_background = signal.statistic(test_stat, value), background.statistic(test_stat, value)
     observed = _cls(q_signal, q_background, statistic)
     expected = [_cls(q_signal, q_background, _quantile(q_background, float(norm.cdf(s)))) for s in _SIGMAS]
-    wrong = [f"data: {where}: {what}" for where, what in problems.items()]
+    problems = [f"data: {line}" for line in wrong]
     notes = [t.message for t in (signal, background) if t.message]
     return ToyHypotestResult(
         poi=poi,
@@ -404,8 +402,8 @@ def _result(
         CLs_expected=tuple(e[0] for e in expected),
         CLs_expected_error=tuple(e[1] for e in expected),
         toys=(len(q_signal), len(q_background)),
-        valid=not wrong and signal.valid and background.valid,
-        message="; ".join([*wrong, *notes]),
+        valid=not problems and signal.valid and background.valid,
+        message="; ".join([*problems, *notes]),
     )
 
 
@@ -416,8 +414,8 @@ def _quantile(q: Floats, p: float) -> float:
 
 def _cls(signal: Floats, background: Floats, q: float) -> tuple[float, float, float, float, float, float]:
     """CLs, CLsb and CLb at a value of the statistic, each with its error."""
-    sb, sb_error = proportion(int(np.count_nonzero(signal >= q)), len(signal))
-    b, b_error = proportion(int(np.count_nonzero(background >= q)), len(background))
+    sb, sb_error = share_reaching(signal, q)
+    b, b_error = share_reaching(background, q)
     if b == 0:
         return float("nan"), float("nan"), sb, sb_error, b, b_error
     return sb / b, float(np.hypot(sb_error / b, sb * b_error / b**2)), sb, sb_error, b, b_error

@@ -13,7 +13,7 @@ from nuratio.infer.results import _array, _number, _Result
 from nuratio.infer.toys.file import ToyFile
 from nuratio.infer.toys.plan import ToyPlan, require_same
 
-__all__ = ["ToyResult", "proportion"]
+__all__ = ["ToyResult", "proportion", "share_reaching"]
 
 Floats = NDArray[np.float64]
 
@@ -107,8 +107,7 @@ class ToyResult(_Result):
 
     def p_value(self, test_stat: str, value: float, observed: float) -> tuple[float, float]:
         """Share of toys with a statistic at least as large as the observed one, and its error (`proportion`)."""
-        q = self.statistic(test_stat, value)
-        return proportion(int(np.count_nonzero(q >= observed)), len(q))
+        return share_reaching(self.statistic(test_stat, value), observed)
 
     @classmethod
     def from_records(cls, plan: ToyPlan, records: Mapping[int, Mapping[str, Any]]) -> Self:
@@ -177,3 +176,8 @@ def proportion(k: int, n: int) -> tuple[float, float]:
         raise InvalidModel("no toy is left to count: all fits failed, or none was asked for")
     p = (k + 1) / (n + 2)
     return k / n, float(np.sqrt(p * (1 - p) / n))
+
+
+def share_reaching(q: Floats, observed: float) -> tuple[float, float]:
+    """Share of toys with a statistic at least as large as the observed one, and its error (`proportion`)."""
+    return proportion(int(np.count_nonzero(q >= observed)), len(q))

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel, NuratioError, did_you_mean
-from nuratio.infer.fitting.fit import Fitter, own_model, require_poi
+from nuratio.infer.fitting.fit import Fitter, own_model, position, require_poi
 from nuratio.infer.hypotheses.test_statistics import STATISTICS, Profile
 from nuratio.infer.toys.file import ToyFile
-from nuratio.infer.toys.plan import ToyPlan, fingerprint, require_same
+from nuratio.infer.toys.plan import ToyPlan, fingerprint
 from nuratio.infer.toys.result import ToyResult
+from nuratio.infer.toys.stream import toy_stream
 from nuratio.model.model import Model, ToyPdf
 from nuratio.parallel.progress import progress_bar
 from nuratio.parallel.tasks import run_tasks
@@ -115,7 +115,7 @@ def toys(
     if n < 1 or first < 0:
         raise InvalidModel(f"toys are numbered from 0 and at least one is needed; got n = {n}, first = {first}")
     wanted = range(first, first + n)
-    kept = ToyFile.open(output, job.plan.to_dict(), require_same)
+    kept = ToyFile.open(output, job.plan.to_dict())
     missing = [i for i in wanted if i not in kept.records]
     tasks = [missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE)]
     with kept, progress_bar("toys", n, progress, done=n - len(missing)) as advance:
@@ -161,10 +161,9 @@ def hypothesis_point(model: Any, hypothesis: ArrayLike | Mapping[str, float], da
         if not minimum.valid:
             raise InvalidModel(f"the conditional fit at {dict(hypothesis)} is not valid: {minimum.message}")
         return minimum.theta
-    fitter = Fitter(model, np.concatenate([np.zeros(model.config.nmaindata), model.config.auxdata]))
-    theta = fitter.init.copy()
+    theta = np.array(model.config.suggested_init(), dtype=np.float64)
     for name, value in hypothesis.items():
-        theta[fitter.index(name)] = value
+        theta[position(name, model.config.par_names)] = value
     return theta
 
 
@@ -232,24 +231,17 @@ class _Job:
         )
         return cls(model, plan, about)
 
-    @cached_property
-    def _pdf(self) -> ToyPdf:
-        """Draws toys at the plan's parameters; the expectation is computed once."""
-        return ToyPdf(self.model, np.array(self.plan.pars), self.expected)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "plan": self.plan, "expected": self.expected}
-
     def draw(self, number: int) -> tuple[Floats, Floats]:
         """Parameters (P,) and data of one toy."""
-        rng = np.random.default_rng(np.random.SeedSequence(self.plan.seed, spawn_key=(number,)))
-        theta = np.array(self.plan.pars)
-        if not self.plan.auxiliary:
-            return theta, self._pdf.draw(rng)
-        auxiliary = np.array(self.plan.auxiliary)
-        theta = sample_nuisances(self.model, theta, auxiliary, rng)
-        data = ToyPdf(self.model, theta, self.expected).draw(rng)
-        data[self.model.config.nmaindata :] = auxiliary
+        rng, theta, auxiliary = toy_stream(self.plan.seed, number), np.array(self.plan.pars), self.plan.auxiliary
+        if auxiliary:
+            theta = sample_nuisances(self.model, theta, np.array(auxiliary), rng)
+        if self.expected is None:
+            data = self.model.sample(theta, rng)
+        else:
+            data = ToyPdf(self.model, theta, self.expected).draw(rng)
+        if auxiliary:
+            data[self.model.config.nmaindata :] = auxiliary
         return theta, data
 
     def record(self, number: int) -> dict[str, Any]:
@@ -274,7 +266,7 @@ class _Job:
             fit = profile.fitter.result(profile.free)
         except NuratioError as error:
             return out | {"message": f"{type(error).__name__}: {error}"}
-        problems = [f"{where}: {what}" for where, what in profile.problems.items()]
+        problems = profile.wrong
         if not fit.valid and not problems:
             problems.append(fit.message)
         if problems:
