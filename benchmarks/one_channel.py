@@ -3,8 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nuratio.data.sample import EventSample
+from nuratio.ratios.estimator import RatioEstimator, split_by_sign
 from nuratio.ratios.table import RatioTable
+from nuratio.workspace.channel import direction_names, unbinned_channel
+from nuratio.workspace.inputs import RegionEvents
 from nuratio.workspace.tables import file_entry
+from nuratio.workspace.train import Trained
 from nuratio.workspace.workspace import Workspace
 
 __all__ = ["one_channel"]
@@ -32,3 +40,33 @@ def one_channel(
         },
         tables,
     )
+
+
+def trained_channel(
+    x: NDArray[np.floating],
+    nominal: Mapping[str, EventSample],
+    ratio: RatioEstimator,
+    *,
+    shapes: Mapping[str, Any] | None = None,
+    codes: Mapping[str, str] | None = None,
+    directions: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, RatioTable], tuple[str, ...]]:
+    """The unbinned channel SR as it is built from a configuration, with known yields: entry, tables, directions."""
+    split = {part.name: events for part, events in split_by_sign(nominal).items()}
+    trained = Trained(
+        events=RegionEvents(EventSample(x), nominal, dict.fromkeys(nominal, ())),
+        ratio=ratio,
+        shapes=shapes or {},
+        parts={part: split.get(part.name, nominal[part.sample]) for part in ratio.components},
+        varied={},
+        pruned=dict.fromkeys(shapes or {}, ()),
+        codes=codes or {},
+        keys={},
+        new=0,
+        directions=directions,
+    )
+    entry, tables, found = unbinned_channel("SR", trained, None)
+    for sample in entry["samples"]:
+        if "simulation" in sample:
+            sample["simulation"]["yield"] = "known"
+    return entry, tables, direction_names("SR", found)

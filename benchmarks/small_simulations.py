@@ -20,7 +20,7 @@ import torch
 from measure import Section
 from minimum import YIELDS, Library
 from numpy.typing import NDArray
-from one_channel import one_channel
+from one_channel import one_channel, trained_channel
 from varied_minimum import NUISANCES, REACH, Fitted, derivatives, simulate
 
 from nuratio.data.sample import EventSample
@@ -33,9 +33,6 @@ from nuratio.ratios.options import TrainingOptions
 from nuratio.training.replicas import with_replicas
 from nuratio.training.shape import SHAPE_OPTIONS, train_shapes
 from nuratio.training.train import train
-from nuratio.workspace.channel import direction_names, unbinned_channel
-from nuratio.workspace.inputs import RegionEvents
-from nuratio.workspace.train import Trained
 from nuratio.workspace.workspace import Workspace
 
 Floats = NDArray[np.float64]
@@ -114,23 +111,11 @@ class Learned:
     ) -> Workspace:
         """The analysis of some data, as it is built from a configuration, with known nominal yields."""
         components = tuple(replace(part, total=YIELDS[part.sample]) for part in self.ratio.components)
-        trained = Trained(
-            events=RegionEvents(EventSample(x), self.samples, dict.fromkeys(self.samples, ())),
-            ratio=replace(self.ratio, components=components),
-            shapes=self.shapes,
-            parts={part: self.samples[part.sample] for part in components},
-            varied={},
-            pruned=dict.fromkeys(self.samples, ()),
-            codes=dict.fromkeys(NUISANCES["signal"], "quadexp"),
-            keys={},
-            new=0,
-            directions=directions,
+        ratio, codes = replace(self.ratio, components=components), dict.fromkeys(NUISANCES["signal"], "quadexp")
+        entry, tables, names = trained_channel(
+            x, self.samples, ratio, shapes=self.shapes, codes=codes, directions=directions
         )
-        entry, tables, found = unbinned_channel("SR", trained, None)
-        for sample in entry["samples"]:
-            if "simulation" in sample:
-                sample["simulation"]["yield"] = "known"
-        inert = dict.fromkeys(direction_names("SR", found), (1.0, 1.0))
+        inert = dict.fromkeys(names, (1.0, 1.0))
         rates = []
         for sample, total in YIELDS.items():
             mu: list[Any] = [{"name": "mu", "type": "normfactor", "data": None}] if sample == "signal" else []

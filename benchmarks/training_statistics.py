@@ -22,20 +22,17 @@ import numpy as np
 import torch
 from measure import Section
 from numpy.typing import NDArray
-from one_channel import one_channel
+from one_channel import one_channel, trained_channel
 
 from nuratio.data.sample import EventSample
 from nuratio.errors import NuratioWarning
 from nuratio.infer.fitting.fit import fit
 from nuratio.infer.impacts.nuisance import with_simulation_nuisance
-from nuratio.ratios.estimator import RatioEstimator, split_by_sign
+from nuratio.ratios.estimator import RatioEstimator
 from nuratio.ratios.options import TrainingOptions
 from nuratio.ratios.table import RatioTable
 from nuratio.training.replicas import with_replicas
 from nuratio.training.train import train
-from nuratio.workspace.channel import direction_names, unbinned_channel
-from nuratio.workspace.inputs import RegionEvents
-from nuratio.workspace.train import Trained
 from nuratio.workspace.workspace import Workspace
 
 Floats = NDArray[np.float64]
@@ -96,28 +93,12 @@ def workspace(
     directions: Mapping[str, Any] | None = None,
 ) -> Workspace:
     """The analysis of one region, as it is built from a configuration, with known yields."""
-    split = {part.name: events for part, events in split_by_sign(nominal).items()}
-    trained = Trained(
-        events=RegionEvents(EventSample(observed), nominal, dict.fromkeys(nominal, ())),
-        ratio=estimator,
-        shapes={},
-        parts={part: split.get(part.name, nominal[part.sample]) for part in estimator.components},
-        varied={},
-        pruned={},
-        codes={},
-        keys={},
-        new=0,
-        directions=directions,
-    )
-    entry, tables, found = unbinned_channel("SR", trained, None)
-    for sample in entry["samples"]:
-        if "simulation" in sample:
-            sample["simulation"]["yield"] = "known"
+    entry, tables, names = trained_channel(observed, nominal, estimator, directions=directions)
     mu = {"name": "mu", "type": "normfactor", "data": None}
-    inert = [{"name": name, "type": "normsys", "data": {"hi": 1.0, "lo": 1.0}} for name in direction_names("SR", found)]
+    inert = [{"name": name, "type": "normsys", "data": {"hi": 1.0, "lo": 1.0}} for name in names]
     rates = [
         {"name": p.name, "data": [p.total], "modifiers": [*([mu] if p.sample == "signal" else []), *inert]}
-        for p in trained.parts
+        for p in estimator.components
     ]
     return one_channel("statistics", rates, entry, tables, [{"name": "mu", "inits": [1.0], "bounds": [BOUNDS]}])
 

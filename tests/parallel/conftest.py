@@ -4,15 +4,9 @@ import logging
 
 import pytest
 
+from one_thread import one_thread
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["dask", "one_thread"]
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import uproot
 import yaml
 
 from command_line import run
@@ -28,6 +27,7 @@ from nuratio.training.train import train
 from nuratio.workspace.cache import load_or_train_all
 from nuratio.workspace.config import Config
 from nuratio.workspace.train import train_all
+from two_files import configuration, write_files
 
 OPTIONS = TrainingOptions(hidden=(16,), epochs=2, batch_size=64, learning_rate=2e-2, folds=2, ensemble=2)
 SHAPE = dataclasses.replace(OPTIONS, hidden=(8,), epochs=4, learning_rate=5e-3, ensemble=1)
@@ -152,33 +152,14 @@ def test_a_training_that_diverges_says_so_from_a_worker():
 # --- whole analyses
 
 
-CONFIG = {
-    "General": {"Measurement": "m", "POI": "mu", "InputPath": "."},
-    "Regions": [{"Name": "SR", "Type": "unbinned", "Features": ["x"]}],
-    "Samples": [
-        {"Name": "data", "Data": True, "SamplePath": "b.root", "Tree": "t"},
-        {"Name": "a", "SamplePath": "a.root", "Tree": "t", "Weight": "w"},
-        {"Name": "b", "SamplePath": "b.root", "Tree": "t", "Weight": "w"},
-    ],
-    "NormFactors": [{"Name": "mu", "Samples": "a"}],
-    "Systematics": [
-        {
-            "Name": "tilt",
-            "Type": "NormPlusShape",
-            "Samples": ["a", "b"],
-            "Up": {"Weight": "w * (1 + 0.1 * x)"},
-            "Down": {"Symmetrize": True},
-        }
-    ],
-    "Training": {"Ratio": OPTIONS.to_dict(), "Shape": SHAPE.to_dict(), "Directions": {"Source": "last_layer"}},
-}
+CONFIG = configuration(
+    ["a", "b"], {"Ratio": OPTIONS.to_dict(), "Shape": SHAPE.to_dict(), "Directions": {"Source": "last_layer"}}
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, sample in samples().items():
-        with uproot.recreate(tmp_path / f"{name}.root") as file:
-            file["t"] = {"x": np.clip(sample.features[:, 0].astype(float), -5, 5), "w": sample.weights}
+    write_files(tmp_path, samples())
     return tmp_path
 
 

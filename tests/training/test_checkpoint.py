@@ -20,6 +20,7 @@ from nuratio.training.train import train
 from nuratio.workspace.cache import CHECKPOINT
 from nuratio.workspace.config import Config
 from nuratio.workspace.train import train_all
+from two_files import configuration
 
 OPTIONS = TrainingOptions(hidden=(6, 6), epochs=6, batch_size=256, learning_rate=2e-2, folds=2, ensemble=1)
 GRID = np.linspace(-2, 2, 41)
@@ -181,26 +182,7 @@ def test_a_shape_goes_on_too(interrupt, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-CONFIG = {
-    "General": {"Measurement": "m", "POI": "mu", "InputPath": "."},
-    "Regions": [{"Name": "SR", "Type": "unbinned", "Features": ["x"]}],
-    "Samples": [
-        {"Name": "data", "Data": True, "SamplePath": "b.root", "Tree": "t"},
-        {"Name": "a", "SamplePath": "a.root", "Tree": "t", "Weight": "w"},
-        {"Name": "b", "SamplePath": "b.root", "Tree": "t", "Weight": "w"},
-    ],
-    "NormFactors": [{"Name": "mu", "Samples": "a"}],
-    "Systematics": [
-        {
-            "Name": "tilt",
-            "Type": "NormPlusShape",
-            "Samples": "a",
-            "Up": {"Weight": "w * (1 + 0.1 * x)"},
-            "Down": {"Symmetrize": True},
-        }
-    ],
-    "Training": {"Ratio": OPTIONS.to_dict(), "Shape": OPTIONS.to_dict()},
-}
+CONFIG = configuration("a", {"Ratio": OPTIONS.to_dict(), "Shape": OPTIONS.to_dict()})
 
 
 @pytest.mark.filterwarnings("ignore::nuratio.errors.NormalisationWarning")
