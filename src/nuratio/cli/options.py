@@ -87,17 +87,13 @@ def model_options(command: F) -> F:
 def _open(
     workspace: Path, measurement: str | None, poi: str | None, asimov: float | None, device: str, threads: int | None
 ) -> Opened:
-    import numpy as np
-
-    from nuratio.infer.fitting.fit import require_poi
+    from nuratio.infer.fitting.fit import point, require_poi
 
     ws = read_workspace(workspace)
     model = ws.model(measurement, poi="" if poi is None else poi, device=device, threads=threads)
     if asimov is None:
         return Opened(ws, model, ws.data(model))
-    pars = np.array(model.config.suggested_init())
-    pars[model.config.par_names.index(require_poi(model))] = asimov
-    return Opened(ws, model, model.asimov(pars))
+    return Opened(ws, model, model.asimov(point(model, {require_poi(model): asimov})))
 
 
 @contextmanager

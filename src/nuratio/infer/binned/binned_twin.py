@@ -27,10 +27,11 @@ from nuratio.errors import InvalidModel, UnknownName, did_you_mean
 from nuratio.infer.binned.binning import FineBins, Starts, merged
 from nuratio.infer.binned.discriminant import discriminant
 from nuratio.infer.binned.histogram import EventBins
+from nuratio.infer.fitting.fit import point
 from nuratio.model.asimov import pool_weights
 from nuratio.workspace.workspace import DEFAULT_SETTINGS, Workspace
 
-__all__ = ["EventTemplates", "Measure", "binned_twin", "point", "twin_workspace"]
+__all__ = ["EventTemplates", "Measure", "binned_twin", "twin_workspace"]
 
 Floats = NDArray[np.float64]
 
@@ -103,22 +104,6 @@ def binned_twin(
     starts = {name: tuple(range(1, len(t.bins.edges) - 1)) for name, t in templates.items()}
     seen = workspace.data(model) if data is None else np.asarray(data, dtype=np.float64)
     return twin_workspace(workspace, model, templates, starts, seen, staterror=staterror)
-
-
-def point(model: Any, at: Mapping[str, float] | None) -> Floats:
-    """The suggested parameters with some at other values, shape (P,).
-
-    Raises
-    ------
-    UnknownName
-        No such parameter.
-    """
-    pars, names = np.array(model.config.suggested_init(), dtype=np.float64), list(model.config.par_names)
-    for name, value in (at or {}).items():
-        if name not in names:
-            raise UnknownName(f"no parameter {name!r}; {did_you_mean(name, names, 'parameters')}")
-        pars[names.index(name)] = value
-    return pars
 
 
 @dataclass(frozen=True, eq=False)

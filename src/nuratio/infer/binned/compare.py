@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import FitFailed, InvalidModel, NuratioError, UnknownName, did_you_mean
-from nuratio.infer.binned.binned_twin import EventTemplates, Measure, point, twin_workspace
+from nuratio.infer.binned.binned_twin import EventTemplates, Measure, twin_workspace
 from nuratio.infer.binned.binning import MEASURES, FineBins, Starts, merged, optimal_bins, quantile_edges
 from nuratio.infer.binned.discriminant import discriminant
 from nuratio.infer.binned.histogram import EventBins
-from nuratio.infer.fitting.fit import fit, require_poi
+from nuratio.infer.fitting.fit import fit, point, require_poi
 from nuratio.infer.hypotheses.hypotest import significance
 from nuratio.infer.hypotheses.limits import upper_limit
 from nuratio.infer.results import _array, _number, _Result

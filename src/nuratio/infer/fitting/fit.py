@@ -112,6 +112,14 @@ def position(name: str, names: Sequence[str]) -> int:
     return names.index(name)
 
 
+def point(model: Any, at: Mapping[str, float] | None) -> Floats:
+    """The suggested parameters with some at other values, shape (P,); raises `UnknownName`."""
+    theta = np.array(model.config.suggested_init(), dtype=np.float64)
+    for name, value in (at or {}).items():
+        theta[position(name, model.config.par_names)] = value
+    return theta
+
+
 def own_model(model: Any) -> Any:
     """A pyhf model as nuratio's; any that has a likelihood as it is."""
     if hasattr(model, "likelihood"):

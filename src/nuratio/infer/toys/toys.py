@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuratio.errors import InvalidModel, NuratioError, did_you_mean
-from nuratio.infer.fitting.fit import Fitter, own_model, position, require_poi
+from nuratio.infer.fitting.fit import Fitter, own_model, point, require_poi
 from nuratio.infer.hypotheses.test_statistics import STATISTICS, Profile
 from nuratio.infer.toys.file import ToyFile
 from nuratio.infer.toys.plan import ToyPlan, fingerprint
@@ -161,10 +161,7 @@ def hypothesis_point(model: Any, hypothesis: ArrayLike | Mapping[str, float], da
         if not minimum.valid:
             raise InvalidModel(f"the conditional fit at {dict(hypothesis)} is not valid: {minimum.message}")
         return minimum.theta
-    theta = np.array(model.config.suggested_init(), dtype=np.float64)
-    for name, value in hypothesis.items():
-        theta[position(name, model.config.par_names)] = value
-    return theta
+    return point(model, hypothesis)
 
 
 @dataclass(frozen=True)
